@@ -1,0 +1,3 @@
+//! What runs on a node: see `kprov::agent`.
+
+fn main() {}

@@ -1,0 +1,46 @@
+//! The command line: arguments, one file per verb, exit codes.
+//!
+//! A verb's file has a fixed shape: `XxxArgs` (what was typed) and `run` (which returns the exit code). Everything the
+//! user sees goes through `ui`. Exit codes are Ansible's where Ansible has them: [`Exit`].
+
+pub mod lab;
+
+use clap::{Parser, Subcommand};
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done, or nothing to do.
+    Ok = 0,
+    /// Usage or input error; nothing was touched.
+    Usage = 1,
+    /// A host failed.
+    Failed = 2,
+    /// `plan --detailed-exitcode`: there are changes.
+    Changes = 3,
+    /// A host was unreachable.
+    Unreachable = 4,
+    /// Interrupted by the user.
+    Interrupted = 99,
+}
+
+/// Turns an inventory into a Kubernetes cluster, and keeps it that way.
+#[derive(Parser)]
+#[command(name = "kprov", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Lab(lab::LabArgs),
+}
+
+/// Parses the arguments of this process and runs the verb.
+pub fn main() -> Exit {
+    match Cli::parse().verb {
+        Verb::Lab(args) => lab::run(args),
+    }
+}

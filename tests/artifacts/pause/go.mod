@@ -1,0 +1,3 @@
+module kprov.test/artifacts/pause
+
+go 1.26.0
