@@ -151,11 +151,9 @@ mod tests {
     #[test]
     fn a_span_knows_its_line_and_column() {
         let source = Source::new("hosts.ini", "[all]\nn1 ansible_host=ä b\n");
-        let start = source.text.find('b').unwrap();
         let span = source.span(source.text.find(" b").unwrap() + 1, usize::MAX);
-        assert_eq!((span.line(), span.column()), (2, 20 + 1 - 1));
+        assert_eq!((span.line(), span.column()), (2, 19));
         assert_eq!(span.to_string(), "hosts.ini:2");
-        assert!(start > 0);
     }
 
     #[test]
