@@ -1,1 +1,177 @@
-//! modules
+//! The modules: what a task can do to a node.
+//!
+//! A module is a type that holds the desired state with every value concrete (templates were rendered on the controller)
+//! and three steps: [`Module::query`] and [`Module::diff`] see a read-only view, [`Module::apply`] alone gets a writer.
+//! [`converge`] is the only caller of all three, for `plan` and `apply` alike. One file per module; each file also holds
+//! what its arguments are (`args`, controller side: names, types, defaults as in Ansible's documentation of the module).
+
+use crate::system::{System, SystemError, View, Writer};
+use crate::value::Map;
+use serde::{Deserialize, Serialize};
+
+/// What a module does to a node. One type per module, in a file of its name.
+pub trait Module {
+    /// What was found.
+    type State;
+    /// What has to be done; there is no change that does nothing.
+    type Change;
+
+    /// Finds out how things are. Cannot change anything.
+    fn query(&self, view: View<'_>) -> Result<Self::State, Failure>;
+
+    /// Compares with what is desired; `None` when it is so already.
+    fn diff(&self, state: &Self::State) -> Option<Self::Change>;
+
+    /// Shows the change to a person. Must not show secrets (keys, tokens, passwords).
+    fn describe(&self, state: &Self::State, change: &Self::Change) -> Vec<Diff>;
+
+    /// Makes the change: on a planning system the writer only remembers it.
+    fn apply(
+        &self,
+        state: Self::State,
+        change: Self::Change,
+        writer: &mut Writer<'_>,
+        needs: &mut dyn Needs,
+    ) -> Result<Applied, Failure>;
+
+    /// What `register` sees beside `changed` and `diff` when nothing had to be done.
+    fn result(&self, state: &Self::State) -> Map;
+}
+
+/// What `apply` tells about the change that it made.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// What `register` sees beside `changed` and `diff`; unknown values in a plan where they cannot be known.
+    pub result: Map,
+    pub grade: Grade,
+    /// `Some(false)` when it turned out that nothing was changed (a command with a `changed` verdict of its own).
+    pub changed: Option<bool>,
+}
+
+/// How well a planned change is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Grade {
+    /// What is shown is what will be.
+    #[default]
+    Exact,
+    /// It will change, but a value in it comes from an earlier task.
+    KnownAfterApply,
+    /// A command: what it does cannot be known.
+    Opaque,
+}
+
+/// One thing that a change replaces, as shown by `plan` and `--diff`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Diff {
+    /// A text file; `None` is absent. Rendered as a unified diff by the controller.
+    Text { path: String, before: Option<String>, after: Option<String> },
+    /// Named fields: `("mode", "0644", "0600")`. An absent side is `None`.
+    Fields { subject: String, fields: Vec<(String, Option<String>, Option<String>)> },
+    /// Whatever has no fields: "run `systemctl restart kubelet`".
+    Note(String),
+}
+
+/// Why a task failed. One line, without secrets, saying what to do where that is known.
+#[derive(Clone, Debug, PartialEq, thiserror::Error, Serialize, Deserialize)]
+#[error("{message}")]
+pub struct Failure {
+    pub message: String,
+    /// What `register` and `rescue` see of a failed task (rc, stdout, stderr of a command).
+    pub result: Map,
+}
+
+impl Failure {
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), result: Map::new() }
+    }
+}
+
+impl From<SystemError> for Failure {
+    fn from(error: SystemError) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+/// What a running task can ask the controller for. Only `apply` on a real system asks.
+pub trait Needs {
+    /// Has the blob written to a new, private file in the directory `near` (so that it can be renamed into place) and
+    /// returns its path and SHA-256 in hex. What arrived has been verified when this returns.
+    fn blob(&mut self, blob: &Blob, near: &std::path::Path) -> Result<(std::path::PathBuf, String), Failure>;
+
+    /// Has a certificate signing request signed by a CA whose key is on the host `signer`; returns the certificate in PEM.
+    fn sign(&mut self, signer: &str, request: &crate::pki::SigningRequest) -> Result<String, Failure>;
+
+    /// Whether the run is being stopped; long waits look at it.
+    fn cancelled(&self) -> bool;
+}
+
+/// Names bytes that the controller holds, and sends only to the nodes that ask.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Blob {
+    /// Digest of the file as it is published, `sha256:HEX` or `sha512:HEX`.
+    pub digest: String,
+    /// Which member of that file, where it is a tar archive.
+    pub member: Option<String>,
+}
+
+/// What came of one task (or one item of its loop) on one host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    pub changed: bool,
+    pub result: Map,
+    pub diff: Vec<Diff>,
+    pub grade: Grade,
+}
+
+/// Brings the node to the desired state, or on a planning system finds out what that would take.
+pub fn converge<M: Module>(module: &M, system: &mut System, needs: &mut dyn Needs) -> Result<Outcome, Failure> {
+    let state = module.query(system.view())?;
+    let Some(change) = module.diff(&state) else {
+        return Ok(Outcome { changed: false, result: module.result(&state), diff: Vec::new(), grade: Grade::Exact });
+    };
+    let diff = module.describe(&state, &change);
+    let applied = module.apply(state, change, &mut system.writer(), needs)?;
+    Ok(Outcome { changed: applied.changed.unwrap_or(true), result: applied.result, diff, grade: applied.grade })
+}
+
+/// Declares the modules: the wire enum, its dispatch on the node and the look-up by name on the controller.
+macro_rules! modules {
+    ($($(#[$doc:meta])* $variant:ident = $file:ident: $($name:literal)|+;)*) => {
+        $(pub mod $file;)*
+
+        /// A module with its arguments, as it is sent to a node.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        pub enum Resource {
+            $($(#[$doc])* $variant($file::$variant),)*
+        }
+
+        impl Resource {
+            /// Runs query, diff and, where something has to change, apply.
+            pub fn converge(&self, system: &mut System, needs: &mut dyn Needs) -> Result<Outcome, Failure> {
+                match self {
+                    $(Self::$variant(module) => converge(module, system, needs),)*
+                }
+            }
+        }
+
+        /// Every name under which a module can be called, without its `ansible.builtin.` prefix.
+        pub const NAMES: &[&str] = &[$($($name),+),*];
+
+        /// Builds the module `name` from its rendered arguments. `None`: there is no such module.
+        #[cfg(feature = "controller")]
+        pub fn from_args(name: &str, args: args::Args<'_>) -> Option<Result<Resource, args::ArgError>> {
+            match name {
+                $($($name)|+ => Some($file::$variant::from_args(args).map(Resource::$variant)),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+#[cfg(feature = "controller")]
+pub mod args;
+
+modules! {
+    /// Permissions, owner and kind of a path.
+    File = file: "file";
+}

@@ -1,1 +1,144 @@
-//! system
+//! The node as modules see it: files, systemd units, accounts, packages, kernel settings and processes.
+//!
+//! A module queries through a [`View`], which cannot write, and changes through a [`Writer`]. A [`System`] is one of two
+//! kinds. A *real* one is the node. A *planning* one is the node with an overlay on top: a write is remembered and seen by
+//! later queries, and nothing on the node is touched. So the code that applies a change is also the code that tells the
+//! plan what the change would leave behind; there is no `check` flag that a module could forget.
+//!
+//! Each part keeps its own overlay and lives in a file of its own. Nothing here knows tasks, templates or the network.
+
+mod accounts;
+mod fs;
+mod kernel;
+mod packages;
+mod process;
+mod units;
+
+pub use accounts::{Accounts, Group, GroupSpec, User, UserSpec};
+pub use fs::{Content, Fs, Kind, Meta, Owner};
+pub use kernel::Kernel;
+pub use packages::Packages;
+pub use process::{Command, Output, Processes};
+pub use units::{Unit, UnitAction, Units};
+
+use std::path::PathBuf;
+
+/// What went wrong on the node while it was queried or changed. The text is one line and holds no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum SystemError {
+    #[error("{path}: {source}", path = path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    /// A program ended with a code other than 0; `stderr` is its last lines.
+    #[error("`{program}` failed with {status}: {stderr}")]
+    Program { program: String, status: String, stderr: String },
+    /// The value depends on a change that has only been planned.
+    #[error("known after apply")]
+    Unknown,
+    #[error("{0}")]
+    Other(String),
+}
+
+impl SystemError {
+    pub fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { path, source }
+    }
+}
+
+pub type Result<T, E = SystemError> = std::result::Result<T, E>;
+
+/// Whether changes are made or only remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Mode {
+    Apply,
+    Plan,
+}
+
+/// A node, real or with planned changes on top.
+pub struct System {
+    mode: Mode,
+    fs: Fs,
+    units: Units,
+    accounts: Accounts,
+    packages: Packages,
+    kernel: Kernel,
+    processes: Processes,
+}
+
+impl System {
+    pub fn new(mode: Mode) -> Self {
+        Self {
+            mode,
+            fs: Fs::new(mode),
+            units: Units::new(mode),
+            accounts: Accounts::new(mode),
+            packages: Packages::new(mode),
+            kernel: Kernel::new(mode),
+            processes: Processes::new(mode),
+        }
+    }
+
+    pub fn view(&self) -> View<'_> {
+        View(self)
+    }
+
+    pub fn writer(&mut self) -> Writer<'_> {
+        Writer(self)
+    }
+}
+
+/// Reads the node; has no way to change it.
+#[derive(Clone, Copy)]
+pub struct View<'a>(&'a System);
+
+impl<'a> View<'a> {
+    pub fn fs(&self) -> &'a Fs {
+        &self.0.fs
+    }
+    pub fn units(&self) -> &'a Units {
+        &self.0.units
+    }
+    pub fn accounts(&self) -> &'a Accounts {
+        &self.0.accounts
+    }
+    pub fn packages(&self) -> &'a Packages {
+        &self.0.packages
+    }
+    pub fn kernel(&self) -> &'a Kernel {
+        &self.0.kernel
+    }
+    pub fn processes(&self) -> &'a Processes {
+        &self.0.processes
+    }
+}
+
+/// Changes the node, or in a planning system remembers the change.
+pub struct Writer<'a>(&'a mut System);
+
+impl Writer<'_> {
+    /// Whether writes are only remembered. For the few changes whose outcome has to be projected by hand.
+    pub fn planning(&self) -> bool {
+        self.0.mode == Mode::Plan
+    }
+    pub fn view(&self) -> View<'_> {
+        View(self.0)
+    }
+    pub fn fs(&mut self) -> &mut Fs {
+        &mut self.0.fs
+    }
+    pub fn units(&mut self) -> &mut Units {
+        &mut self.0.units
+    }
+    pub fn accounts(&mut self) -> &mut Accounts {
+        &mut self.0.accounts
+    }
+    pub fn packages(&mut self) -> &mut Packages {
+        &mut self.0.packages
+    }
+    pub fn kernel(&mut self) -> &mut Kernel {
+        &mut self.0.kernel
+    }
+    pub fn processes(&mut self) -> &mut Processes {
+        &mut self.0.processes
+    }
+}

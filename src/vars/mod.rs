@@ -1,1 +1,5 @@
-//! vars
+//! Variables: precedence, the origin of every value, argument specs, secrets.
+
+mod secret;
+
+pub use secret::Secret;

@@ -1,0 +1,134 @@
+//! What controller and agent say to each other.
+//!
+//! A frame is a big-endian `u32` length and one message in postcard. Both ends are always of one build: the first frame
+//! of the agent says which, and the controller replaces an agent of another build before anything else is said. Tasks are
+//! streamed ahead; the agent runs them in order, one at a time, and drops the rest of an epoch when one fails.
+
+use crate::modules::{Blob, Failure, Outcome, Resource};
+use crate::pki::SigningRequest;
+use crate::system::Mode;
+use crate::value::Value;
+use serde::{Deserialize, Serialize};
+
+/// The longest frame, in bytes. Content is sent in chunks well below it.
+pub const MAX_FRAME: usize = 16 << 20;
+/// How much of a blob one [`ToAgent::Chunk`] carries, in bytes.
+pub const CHUNK: usize = 1 << 20;
+
+/// Number of a task on one host in one run; the controller counts.
+pub type Seq = u32;
+
+/// From the controller to the agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToAgent {
+    /// Starts the work: what tasks will do from here on.
+    Begin {
+        mode: Mode,
+    },
+    /// Asks for facts.
+    Facts,
+    Task(Task),
+    /// Part of a blob that the task `seq` needs, in order; `last` carries the digest of the whole.
+    Chunk {
+        seq: Seq,
+        bytes: Vec<u8>,
+        last: Option<String>,
+    },
+    /// The certificate that the task `seq` needs.
+    Certificate {
+        seq: Seq,
+        pem: String,
+    },
+    /// What the task `seq` needs cannot be had.
+    Refused {
+        seq: Seq,
+        failure: Failure,
+    },
+    /// Signs with a CA key of this host for another one; answered with [`FromAgent::Signed`]. Served beside the tasks.
+    Sign {
+        id: u32,
+        request: SigningRequest,
+    },
+    /// Opens a TCP connection from the node to `address` (IP:PORT), or carries its bytes. Served beside the tasks.
+    Connect {
+        id: u32,
+        address: String,
+    },
+    Data {
+        id: u32,
+        bytes: Vec<u8>,
+    },
+    /// No more bytes will come on this connection.
+    Close {
+        id: u32,
+    },
+    /// Stops at the next task boundary and drops the rest.
+    Cancel,
+}
+
+/// One task, or one item of a task's loop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    pub seq: Seq,
+    /// Tasks of an epoch in which one has failed are dropped. The controller starts a new one to go on after a failure.
+    pub epoch: u32,
+    /// Items of one loop share a group, and run although another item has failed.
+    pub group: Seq,
+    /// A failure does not end the epoch.
+    pub ignore_errors: bool,
+    /// Runs only if one of these tasks has changed something (handlers). Empty: runs.
+    pub only_if_changed: Vec<Seq>,
+    pub resource: Resource,
+}
+
+/// From the agent to the controller.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FromAgent {
+    /// The first frame. `build` is the SHA-256 of the agent's own binary, in hex.
+    Hello {
+        build: String,
+    },
+    Facts(Result<Value, Failure>),
+    Started {
+        seq: Seq,
+    },
+    Done {
+        seq: Seq,
+        result: TaskResult,
+    },
+    NeedBlob {
+        seq: Seq,
+        blob: Blob,
+    },
+    NeedCertificate {
+        seq: Seq,
+        signer: String,
+        request: SigningRequest,
+    },
+    Signed {
+        id: u32,
+        result: Result<String, Failure>,
+    },
+    Connected {
+        id: u32,
+        result: Result<(), Failure>,
+    },
+    Data {
+        id: u32,
+        bytes: Vec<u8>,
+    },
+    Closed {
+        id: u32,
+    },
+}
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum TaskResult {
+    Done(Outcome),
+    Failed(Failure),
+    /// `only_if_changed` named no task that changed anything.
+    NotNeeded,
+    /// An earlier task of the epoch failed, or the run was cancelled. Nothing was done.
+    Dropped,
+}

@@ -1,0 +1,10 @@
+//! kernel
+use super::Mode;
+pub struct Kernel {
+    mode: Mode,
+}
+impl Kernel {
+    pub(super) fn new(mode: Mode) -> Self {
+        Self { mode }
+    }
+}

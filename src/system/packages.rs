@@ -1,0 +1,10 @@
+//! packages
+use super::Mode;
+pub struct Packages {
+    mode: Mode,
+}
+impl Packages {
+    pub(super) fn new(mode: Mode) -> Self {
+        Self { mode }
+    }
+}
