@@ -76,8 +76,12 @@ pub struct Task {
     pub group: Seq,
     /// A failure does not end the epoch.
     pub ignore_errors: bool,
-    /// Runs only if one of these tasks has changed something (handlers). Empty: runs.
-    pub only_if_changed: Vec<Seq>,
+    /// Handlers to run later if this task changes something. The agent writes them to the node's disk (under
+    /// `/var/lib/kprov/pending/`) before the change is made, so that the next run finishes what a killed one began.
+    /// When planning they are remembered in memory, on top of what is on the disk.
+    pub notify: Vec<String>,
+    /// This task is that handler: it runs only if the handler is pending, and clears it when it succeeded.
+    pub handler: Option<String>,
     pub resource: Resource,
 }
 
@@ -127,7 +131,7 @@ pub enum FromAgent {
 pub enum TaskResult {
     Done(Outcome),
     Failed(Failure),
-    /// `only_if_changed` named no task that changed anything.
+    /// A handler that nothing has notified.
     NotNeeded,
     /// An earlier task of the epoch failed, or the run was cancelled. Nothing was done.
     Dropped,
