@@ -25,6 +25,18 @@ impl Source {
         Ok(Self::new(path, std::fs::read_to_string(path)?))
     }
 
+    /// Reads a file that the user named or that belongs to what the user named.
+    pub fn open(path: &Path) -> Result<Arc<Self>, InputError> {
+        Self::read(path).map_err(|error| {
+            let why = match error.kind() {
+                std::io::ErrorKind::NotFound => "no such file".into(),
+                std::io::ErrorKind::InvalidData => "not UTF-8 text".into(),
+                _ => error.to_string(),
+            };
+            InputError::new(format!("cannot read {}: {why}", path.display()))
+        })
+    }
+
     /// The span of the bytes `start..end`; both are clamped to the text.
     pub fn span(self: &Arc<Self>, start: usize, end: usize) -> Span {
         let start = start.min(self.text.len());
