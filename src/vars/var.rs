@@ -12,18 +12,20 @@ pub struct Var {
     pub value: Value,
     /// Where the value was written; facts, results and computed variables have no place.
     pub origin: Option<Span>,
-    /// The value comes out of a vault: diffs, events and logs redact it.
+    /// Never shown: vault values, passwords, what a `no_log` task registered.
     pub secret: bool,
 }
 
 impl Var {
-    /// A variable that was computed, not written.
-    pub fn new(value: impl Into<Value>) -> Self {
-        Self { value: value.into(), origin: None, secret: false }
-    }
-
     pub fn at(value: impl Into<Value>, origin: Span) -> Self {
         Self { value: value.into(), origin: Some(origin), secret: false }
+    }
+}
+
+/// A value that nobody wrote in a file.
+impl From<Value> for Var {
+    fn from(value: Value) -> Self {
+        Self { value, origin: None, secret: false }
     }
 }
 
@@ -142,7 +144,7 @@ mod tests {
     use super::*;
 
     fn layer(value: i64) -> Layer {
-        Arc::new([("x".to_owned(), Var::new(value))].into_iter().collect())
+        Arc::new([("x".to_owned(), Var::from(Value::Int(value)))].into_iter().collect())
     }
 
     #[test]
