@@ -6,26 +6,28 @@ use indexmap::IndexMap;
 use std::fmt;
 use std::sync::Arc;
 
-/// A variable as it was written: not rendered, its origin kept.
+/// A variable as it was written: not rendered, its origin kept. Cheap to clone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Var {
-    pub value: Value,
+    pub value: Arc<Value>,
     /// Where the value was written; facts, results and computed variables have no place.
     pub origin: Option<Span>,
     /// Never shown: vault values, passwords, what a `no_log` task registered.
     pub secret: bool,
+    /// Data, not a template: `{{` in it is text. Ansible's "unsafe": facts, results of tasks, `!unsafe`.
+    pub literal: bool,
 }
 
 impl Var {
     pub fn at(value: impl Into<Value>, origin: Span) -> Self {
-        Self { value: value.into(), origin: Some(origin), secret: false }
+        Self { value: Arc::new(value.into()), origin: Some(origin), secret: false, literal: false }
     }
 }
 
-/// A value that nobody wrote in a file.
+/// A value that nobody wrote in a file: it is data, never evaluated as a template.
 impl From<Value> for Var {
     fn from(value: Value) -> Self {
-        Self { value, origin: None, secret: false }
+        Self { value: Arc::new(value), origin: None, secret: false, literal: true }
     }
 }
 
@@ -154,7 +156,7 @@ mod tests {
         stack.push(Level::RoleDefaults, layer(1));
         stack.push(Level::InventoryHost, layer(5));
         stack.push(Level::InventoryHost, layer(6));
-        assert_eq!(stack.lookup("x").unwrap().value, Value::Int(9));
+        assert_eq!(*stack.lookup("x").unwrap().value, Value::Int(9));
         let values: Vec<_> = stack.explain("x").into_iter().map(|(_, var)| var.value.as_int().unwrap()).collect();
         assert_eq!(values, [9, 6, 5, 1]);
     }
