@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 /// The longest frame, in bytes. Content is sent in chunks well below it.
 pub const MAX_FRAME: usize = 16 << 20;
 /// How much of a blob one [`ToAgent::Chunk`] carries, in bytes.
-pub const CHUNK: usize = 1 << 20;
+pub const CHUNK: usize = 256 << 10;
+/// How many bytes one end of a tunnel may send before the other has said that it passed them on.
+pub const TUNNEL_WINDOW: u32 = 1 << 20;
 
 /// Number of a task on one host in one run; the controller counts.
 pub type Seq = u32;
@@ -31,6 +33,7 @@ pub enum ToAgent {
     /// Part of a blob that the task `seq` needs, in order; `last` carries the digest of the whole.
     Chunk {
         seq: Seq,
+        #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
         last: Option<String>,
     },
@@ -49,17 +52,28 @@ pub enum ToAgent {
         id: u32,
         request: SigningRequest,
     },
-    /// Opens a TCP connection from the node to `address` (IP:PORT), or carries its bytes. Served beside the tasks.
+    /// Opens a TCP connection from the node to `address` (IP:PORT). Served beside the tasks.
     Connect {
         id: u32,
         address: String,
     },
+    /// Bytes for a connection, at most [`TUNNEL_WINDOW`] ahead of what [`FromAgent::Window`] has granted.
     Data {
         id: u32,
+        #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
     },
-    /// No more bytes will come on this connection.
+    /// This many bytes of the connection have been passed on; as many more may come.
+    Window {
+        id: u32,
+        bytes: u32,
+    },
+    /// No more bytes will come on this connection; what the node's side still sends is wanted.
     Close {
+        id: u32,
+    },
+    /// Nobody wants the connection any longer.
+    Reset {
         id: u32,
     },
     /// Stops at the next task boundary and drops the rest.
@@ -119,8 +133,14 @@ pub enum FromAgent {
     },
     Data {
         id: u32,
+        #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
     },
+    Window {
+        id: u32,
+        bytes: u32,
+    },
+    /// The connection is over: its other end has closed it, or it broke.
     Closed {
         id: u32,
     },

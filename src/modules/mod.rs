@@ -94,6 +94,11 @@ impl From<SystemError> for Failure {
 
 /// What a running task can ask the controller for. Only `apply` on a real system asks.
 pub trait Needs {
+    /// Is told that the task is about to change something, before it does.
+    fn changing(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Has the blob written to a new, private file in the directory `near` (so that it can be renamed into place) and
     /// returns its path and SHA-256 in hex. What arrived has been verified when this returns.
     fn blob(&mut self, blob: &Blob, near: &std::path::Path) -> Result<(std::path::PathBuf, String), Failure>;
@@ -130,6 +135,7 @@ pub fn converge<M: Module>(module: &M, system: &mut System, needs: &mut dyn Need
         return Ok(Outcome { changed: false, result: module.result(&state), diff: Vec::new(), grade: Grade::Exact });
     };
     let diff = module.describe(&state, &change);
+    needs.changing()?;
     let applied = module.apply(state, change, &mut system.writer(), needs)?;
     Ok(Outcome { changed: applied.changed.unwrap_or(true), result: applied.result, diff, grade: applied.grade })
 }

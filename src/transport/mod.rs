@@ -3,6 +3,14 @@
 //! A [`Transport`] connects to a [`Target`] and starts programs there with pipes. Authentication, host keys and jump hosts
 //! are its business; agents, tasks and sudo are not (`agent::client` puts sudo into the command line it starts).
 
+mod local;
+mod openssh;
+mod target;
+
+pub use local::Local;
+pub use openssh::Openssh;
+pub use target::{ConnectionFlags, TargetError};
+
 use crate::vars::Secret;
 use std::future::Future;
 use std::path::PathBuf;
@@ -23,9 +31,11 @@ pub struct Target {
     pub private_key: Option<PathBuf>,
     /// Files of known host keys; empty: the user's own.
     pub known_hosts: Vec<PathBuf>,
-    pub host_key_checking: bool,
+    pub host_keys: HostKeys,
     /// An ssh_config to read instead of the user's.
     pub ssh_config: Option<PathBuf>,
+    /// Further options of ssh_config(5), stronger than those of the files.
+    pub options: Vec<(String, String)>,
     pub connect_timeout: Duration,
     pub escalation: Option<Become>,
 }
@@ -37,6 +47,17 @@ pub enum Connection {
     Local,
 }
 
+/// What is done with the key that a host shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostKeys {
+    /// It must be known.
+    Strict,
+    /// A host that was never seen is added to the known ones; a changed key is refused.
+    AcceptNew,
+    /// Any key is taken. Has to be said: `ansible_host_key_checking=false`.
+    Ignore,
+}
+
 /// Another user to become, through sudo.
 #[derive(Clone, Debug)]
 pub struct Become {
@@ -45,7 +66,7 @@ pub struct Become {
 }
 
 /// Why a host could not be reached. One line each; the message says what to do.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("unreachable: {0}")]
     Unreachable(String),
@@ -64,11 +85,10 @@ pub trait Transport: Send + Sync {
     fn connect<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Box<dyn Session>, ConnectError>>;
 }
 
-/// A connection to one host.
+/// A connection to one host. It ends when it is dropped and none of its programs runs.
 pub trait Session: Send + Sync {
     /// Starts `command` with the remote user's shell.
     fn spawn<'a>(&'a self, command: &'a str) -> BoxFuture<'a, Result<Process, ConnectError>>;
-    fn close(self: Box<Self>) -> BoxFuture<'static, ()>;
 }
 
 /// A program that runs on the other end.
@@ -76,6 +96,51 @@ pub struct Process {
     pub stdin: Box<dyn AsyncWrite + Send + Unpin>,
     pub stdout: Box<dyn AsyncRead + Send + Unpin>,
     pub stderr: Box<dyn AsyncRead + Send + Unpin>,
-    /// Resolves to the exit code when the program ends; an error when the connection ended first.
-    pub exit: BoxFuture<'static, Result<i32, ConnectError>>,
+    /// Resolves to the exit code when the program ends, `None` when a signal ended it; an error when the connection
+    /// ended first.
+    pub exit: BoxFuture<'static, Result<Option<i32>, ConnectError>>,
+}
+
+/// All the ways, each made when it is first needed.
+#[derive(Default)]
+pub struct Transports {
+    openssh: std::sync::OnceLock<Openssh>,
+}
+
+impl Transport for Transports {
+    fn connect<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Box<dyn Session>, ConnectError>> {
+        match target.connection {
+            Connection::Openssh => self.openssh.get_or_init(Openssh::default).connect(target),
+            Connection::Russh => Box::pin(async { Err(ConnectError::Other("russh: not built yet".into())) }),
+            Connection::Local => Local.connect(target),
+        }
+    }
+}
+
+/// How ssh writes a host in known_hosts.
+fn known_name(address: &str, port: Option<u16>) -> String {
+    match port {
+        None | Some(22) => address.to_owned(),
+        Some(port) => format!("[{address}]:{port}"),
+    }
+}
+
+fn changed_key(address: &str, port: Option<u16>, place: &str) -> String {
+    let name = known_name(address, port);
+    format!(
+        "the key of {name} has changed{place}; if the host was rebuilt, forget the old one with `ssh-keygen -R '{name}'`, \
+         else somebody may be listening in"
+    )
+}
+
+fn unknown_key(address: &str, port: Option<u16>, fingerprint: &str) -> String {
+    let name = known_name(address, port);
+    format!(
+        "the key of {name} is not known{fingerprint}; connect once with ssh and compare its fingerprint, \
+         or say ansible_host_key_checking=false"
+    )
+}
+
+fn refused(reason: &str) -> String {
+    format!("{reason}; check ansible_user (-u), the key (--private-key, ssh-add -l) and authorized_keys on the host")
 }

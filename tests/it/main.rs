@@ -1,1 +1,5 @@
 //! The one integration binary: each module tests one area through public interfaces.
+
+mod agent;
+mod sshd;
+mod transport;

@@ -1,0 +1,256 @@
+//! The controller's end of the wire: starts the agent on a host, sends it tasks, and hands its answers to the engine.
+//!
+//! `binary` is the agent's file, `launch` gets it to run there, `blobs` and `tunnels` carry bytes. What to send and what to
+//! make of an answer is the engine's business; a lost agent is told at the end of the [`Events`].
+
+mod binary;
+mod blobs;
+mod launch;
+mod tunnels;
+
+pub use binary::{AgentBinary, BinaryError};
+pub use blobs::{BlobSource, OpenBlob};
+pub use launch::LaunchError;
+pub use tunnels::Tunnel;
+
+use super::frame;
+use super::protocol::{FromAgent, Seq, ToAgent};
+use crate::modules::Failure;
+use crate::pki::SigningRequest;
+use crate::transport::{Become, Session};
+use launch::{Launched, StderrTail};
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tunnels::{Connecting, Incoming};
+
+/// How long an agent that has closed its output may take to end.
+const END: Duration = Duration::from_secs(5);
+
+/// A running agent. Handles are cheap to clone; when the last one is dropped, the agent ends after the task in hand.
+#[derive(Clone)]
+pub struct Agent {
+    messages: mpsc::Sender<ToAgent>,
+    waiting: Arc<Waiting>,
+    next: Arc<AtomicU32>,
+}
+
+/// Why the answers ended before the agent was told to end.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Lost {
+    /// The host is unreachable now.
+    #[error("{0}")]
+    Connection(String),
+    /// The host is there, but the agent on it ended.
+    #[error("{0}")]
+    Agent(String),
+}
+
+/// The agent is gone; the end of the [`Events`] says why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the agent is gone")]
+pub struct Gone;
+
+/// What an agent answers, in order: facts, and how tasks start and end. Blobs, tunnels and certificates signed through
+/// [`Agent::sign`] do not show here.
+pub struct Events(mpsc::UnboundedReceiver<Result<FromAgent, Lost>>);
+
+impl Events {
+    /// The next answer. `None` when the agent has ended as it was told to; nothing comes after an error.
+    pub async fn next(&mut self) -> Option<Result<FromAgent, Lost>> {
+        self.0.recv().await
+    }
+}
+
+/// Who waits for an answer beside the stream of events.
+#[derive(Default)]
+struct Waiting {
+    signatures: Mutex<HashMap<u32, oneshot::Sender<Result<String, Failure>>>>,
+    connecting: Mutex<HashMap<u32, Connecting>>,
+    tunnels: Mutex<HashMap<u32, mpsc::UnboundedSender<Incoming>>>,
+}
+
+impl Agent {
+    /// Starts the agent on a host: through `sudo` where there is an escalation, sending the binary where it is not yet.
+    ///
+    /// One command over the session, and no further round trip when the binary is there.
+    pub async fn launch(
+        session: Box<dyn Session>,
+        escalation: Option<&Become>,
+        binary: &AgentBinary,
+        blobs: Arc<dyn BlobSource>,
+    ) -> Result<(Self, Events), LaunchError> {
+        let launched = launch::launch(&*session, escalation, binary).await?;
+        Ok(Self::attach(session, launched, blobs))
+    }
+
+    fn attach(session: Box<dyn Session>, launched: Launched, blobs: Arc<dyn BlobSource>) -> (Self, Events) {
+        let (messages, queue) = mpsc::channel(64);
+        let (chunks, chunk_queue) = mpsc::channel(1);
+        let (events, receiver) = mpsc::unbounded_channel();
+        let waiting = Arc::new(Waiting::default());
+        let writing = tokio::spawn(write(launched.stdin, queue, chunk_queue));
+        let reader = Reader { events, waiting: waiting.clone(), blobs, chunks, serving: HashMap::new() };
+        let (exit, stderr) = (launched.exit, launched.stderr);
+        tokio::spawn(async move {
+            let _session = session;
+            reader.run(launched.stdout, writing, exit, stderr).await;
+        });
+        (Self { messages, waiting, next: Arc::default() }, Events(receiver))
+    }
+
+    /// Queues a message; waits while the link is slower than what is to be sent.
+    pub async fn send(&self, message: ToAgent) -> Result<(), Gone> {
+        self.messages.send(message).await.map_err(|_| Gone)
+    }
+
+    /// Has a request signed with a CA key of this host; returns the certificate in PEM.
+    pub async fn sign(&self, request: SigningRequest) -> Result<String, Failure> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.waiting.signatures).insert(id, sender);
+        let gone = |_| Failure::new("the agent of the host that signs is gone");
+        if self.send(ToAgent::Sign { id, request }).await.is_err() {
+            lock(&self.waiting.signatures).remove(&id);
+        }
+        receiver.await.map_err(gone)?
+    }
+
+    /// Opens a TCP connection from the host to `address`.
+    pub async fn tunnel(&self, address: std::net::SocketAddr) -> Result<Tunnel, Failure> {
+        tunnels::open(self, address).await
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes messages as they come; chunks of blobs only while there is nothing else to say.
+async fn write(
+    mut stdin: Box<dyn AsyncWrite + Send + Unpin>,
+    mut messages: mpsc::Receiver<ToAgent>,
+    mut chunks: mpsc::Receiver<ToAgent>,
+) -> io::Result<()> {
+    loop {
+        let message = tokio::select! {
+            biased;
+            message = messages.recv() => match message {
+                Some(message) => message,
+                // The last handle was dropped. What is left of blobs is for tasks that nobody waits for.
+                None => return stdin.shutdown().await,
+            },
+            Some(chunk) = chunks.recv() => chunk,
+        };
+        stdin.write_all(&frame::encode(&message)?).await?;
+        stdin.flush().await?;
+    }
+}
+
+/// Reads one message; `None` at the end.
+async fn read(input: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<FromAgent>> {
+    let mut head = [0; 4];
+    let first = input.read(&mut head).await?;
+    if first == 0 {
+        return Ok(None);
+    }
+    input.read_exact(&mut head[first..]).await?;
+    let mut body = vec![0; frame::length(head)?];
+    input.read_exact(&mut body).await?;
+    frame::decode(&body).map(Some)
+}
+
+/// Hands each answer to whoever waits for it.
+struct Reader {
+    events: mpsc::UnboundedSender<Result<FromAgent, Lost>>,
+    waiting: Arc<Waiting>,
+    blobs: Arc<dyn BlobSource>,
+    chunks: mpsc::Sender<ToAgent>,
+    /// Blobs that are being sent, by the task that needs them.
+    serving: HashMap<Seq, JoinHandle<()>>,
+}
+
+impl Reader {
+    async fn run(
+        mut self,
+        mut stdout: impl AsyncRead + Unpin,
+        writing: JoinHandle<io::Result<()>>,
+        exit: crate::transport::BoxFuture<'static, Result<Option<i32>, crate::transport::ConnectError>>,
+        stderr: StderrTail,
+    ) {
+        let error = loop {
+            match read(&mut stdout).await {
+                Ok(Some(message)) => self.route(message),
+                Ok(None) => break None,
+                Err(error) => break Some(error),
+            }
+        };
+        for (_, serving) in self.serving.drain() {
+            serving.abort();
+        }
+        lock(&self.waiting.signatures).clear();
+        lock(&self.waiting.connecting).clear();
+        lock(&self.waiting.tunnels).clear();
+        // The writer has ended by itself only if there was nothing more to send.
+        let told = writing.is_finished();
+        writing.abort();
+        let ended = match tokio::time::timeout(END, exit).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                let reason = "the agent closed its output and did not end".to_owned();
+                drop(self.events.send(Err(Lost::Agent(reason))));
+                return;
+            }
+        };
+        let lost = match (ended, error) {
+            (Err(error), _) => Lost::Connection(error.to_string()),
+            (Ok(Some(0)), None) if told => return,
+            (Ok(_), Some(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                Lost::Agent(format!("the agent sent something else than frames: {error}"))
+            }
+            (Ok(code), _) => Lost::Agent(stderr.explain("the agent ended", code).await),
+        };
+        let _ = self.events.send(Err(lost));
+    }
+
+    fn route(&mut self, message: FromAgent) {
+        match message {
+            FromAgent::NeedBlob { seq, blob } => {
+                let serving = tokio::spawn(blobs::serve(self.blobs.clone(), seq, blob, self.chunks.clone()));
+                self.serving.insert(seq, serving);
+            }
+            FromAgent::Signed { id, result } => {
+                if let Some(waiting) = lock(&self.waiting.signatures).remove(&id) {
+                    let _ = waiting.send(result);
+                }
+            }
+            FromAgent::Connected { id, result } => {
+                if let Some(connecting) = lock(&self.waiting.connecting).remove(&id) {
+                    let _ = connecting.send(result);
+                }
+            }
+            FromAgent::Data { id, bytes } => self.tunnel(id, Incoming::Data(bytes)),
+            FromAgent::Window { id, bytes } => self.tunnel(id, Incoming::Window(bytes)),
+            FromAgent::Closed { id } => drop(lock(&self.waiting.tunnels).remove(&id)),
+            other => {
+                if let FromAgent::Done { seq, .. } = &other
+                    && let Some(serving) = self.serving.remove(seq)
+                {
+                    serving.abort();
+                }
+                let _ = self.events.send(Ok(other));
+            }
+        }
+    }
+
+    fn tunnel(&self, id: u32, incoming: Incoming) {
+        if let Some(tunnel) = lock(&self.waiting.tunnels).get(&id) {
+            let _ = tunnel.send(incoming);
+        }
+    }
+}
