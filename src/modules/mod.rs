@@ -176,6 +176,8 @@ macro_rules! modules {
 
 #[cfg(feature = "controller")]
 pub mod args;
+#[cfg(test)]
+pub mod testing;
 
 modules! {
     /// Permissions, owner and kind of a path.

@@ -12,10 +12,12 @@ mod fs;
 mod kernel;
 mod packages;
 mod process;
+#[cfg(test)]
+pub mod testing;
 mod units;
 
 pub use accounts::{Accounts, Group, GroupSpec, User, UserSpec};
-pub use fs::{Content, Fs, Kind, Meta, Owner};
+pub use fs::{Content, Fs, Kind, Meta, Owner, Stamp, Touch};
 pub use kernel::Kernel;
 pub use packages::Packages;
 pub use process::{Command, Output, Processes};
