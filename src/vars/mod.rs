@@ -2,6 +2,8 @@
 
 mod secret;
 mod var;
+mod vault;
 
 pub use secret::Secret;
 pub use var::{Layer, Level, Stack, Var, VarMap};
+pub use vault::{Vault, VaultError};

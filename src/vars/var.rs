@@ -1,7 +1,9 @@
 //! A variable with its origin, and the stack of layers in which a name is looked up.
 
-use crate::source::Span;
+use super::{Vault, VaultError};
+use crate::source::{InputError, Span};
 use crate::value::Value;
+use crate::yaml::{Kind, Node};
 use indexmap::IndexMap;
 use std::fmt;
 use std::sync::Arc;
@@ -22,6 +24,13 @@ impl Var {
     pub fn at(value: impl Into<Value>, origin: Span) -> Self {
         Self { value: Arc::new(value.into()), origin: Some(origin), secret: false, literal: false }
     }
+
+    /// Reads a node. A `!vault` value anywhere in it is decrypted and makes the whole variable secret.
+    pub fn from_node(node: &Node, vault: &Vault) -> Result<Self, InputError> {
+        let mut node = node.clone();
+        let secret = decrypt(&mut node, vault)?;
+        Ok(Self { value: node.to_value(), origin: Some(node.span), secret })
+    }
 }
 
 /// A value that nobody wrote in a file: it is data, never evaluated as a template.
@@ -29,6 +38,36 @@ impl From<Value> for Var {
     fn from(value: Value) -> Self {
         Self { value: Arc::new(value), origin: None, secret: false, literal: true }
     }
+}
+
+/// Decrypts every vaulted text in a tree; says whether there was one.
+fn decrypt(node: &mut Node, vault: &Vault) -> Result<bool, InputError> {
+    let mut any = false;
+    match &mut node.kind {
+        Kind::String(text) if node.tag.as_deref() == Some("!vault") => {
+            let plain = vault.decrypt(text).map_err(|error| {
+                let found = InputError::at(&node.span, error.to_string());
+                match error {
+                    VaultError::NoPassword => found.help("name the file that holds it: --vault-password-file"),
+                    _ => found,
+                }
+            })?;
+            *text = plain;
+            any = true;
+        }
+        Kind::List(items) => {
+            for item in items {
+                any |= decrypt(item, vault)?;
+            }
+        }
+        Kind::Map(pairs) => {
+            for (_, item) in pairs {
+                any |= decrypt(item, vault)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(any)
 }
 
 /// Variables by name, in the order in which they were written.

@@ -290,7 +290,7 @@ impl<'a> Loader<'a> {
                 found.help(format!("a value cannot begin with `{character}` unless it is quoted"))
             }
             ErrorKind::UnknownAnchor => found.help("define it with `&name` before this line"),
-            ErrorKind::UnclosedQuotedScalar => found.help("close the quote"),
+            ErrorKind::UnclosedQuotedScalar | ErrorKind::InvalidQuotedScalarIndent => found.help("close the quote"),
             ErrorKind::UnclosedFlowCollection { open } => found.help(format!("close the `{open}`")),
             ErrorKind::SimpleKeyExpected | ErrorKind::ExpectedBlockMappingKey | ErrorKind::InvalidIndentation => {
                 found.help("expected `key: value` at the indentation of the lines above")
@@ -472,7 +472,7 @@ mod tests {
     fn syntax_errors_point_at_the_line() {
         assert_eq!(error("a: 1\nb: [1, 2\nc: 3\n").0, "3:2");
         assert_eq!(error("a: b: c\n").0, "1:5");
-        assert_eq!(error("a: 'x\nb: 1\n").0, "1:4");
+        assert_eq!(error("a: 'x\nb: 1\n").2, "close the quote");
         assert_eq!(error("a: @x\n").2, "a value cannot begin with `@` unless it is quoted");
         assert_eq!(error("a: *nope\n").0, "1:4");
         assert_eq!(error("? [a]\n: b\n").1, "a mapping key must be a scalar, found a list");
