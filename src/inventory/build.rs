@@ -126,7 +126,7 @@ impl Builder {
             self.group(group).vars.insert(name.to_owned(), var);
             return;
         }
-        let priority = match &var.value {
+        let priority = match &*var.value {
             Value::Int(n) => Some(*n),
             Value::String(s) => s.trim().parse().ok(),
             _ => None,

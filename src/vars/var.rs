@@ -29,7 +29,8 @@ impl Var {
     pub fn from_node(node: &Node, vault: &Vault) -> Result<Self, InputError> {
         let mut node = node.clone();
         let secret = decrypt(&mut node, vault)?;
-        Ok(Self { value: node.to_value(), origin: Some(node.span), secret })
+        let literal = node.tag.take_if(|tag| tag == "!unsafe").is_some();
+        Ok(Self { value: Arc::new(node.to_value()), origin: Some(node.span), secret, literal })
     }
 }
 

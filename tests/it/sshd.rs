@@ -147,7 +147,8 @@ fn answers(child: &mut Child, address: &str, port: u16) -> bool {
 }
 
 pub fn keygen(path: &Path) {
-    let done = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"]).arg(path).status();
+    let done =
+        Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"]).arg(path).status();
     assert!(done.expect("these tests need ssh-keygen (Debian: openssh-client)").success());
 }
 
