@@ -1,5 +1,6 @@
 //! The one integration binary: each module tests one area through public interfaces.
 
 mod agent;
+mod artifacts;
 mod sshd;
 mod transport;
