@@ -131,7 +131,7 @@ impl Cache {
 
 fn recall(memory: &Path, metadata: &Metadata) -> Option<Hashed> {
     let note: Remembered = serde_json::from_slice(&std::fs::read(memory).ok()?).ok()?;
-    (note.stat == stat(metadata)).then(|| Hashed { sha256: note.sha256, sha512: note.sha512, size: metadata.len() })
+    (note.stat == stat(metadata)).then_some(Hashed { sha256: note.sha256, sha512: note.sha512, size: metadata.len() })
 }
 
 fn stat(m: &Metadata) -> [i64; 7] {

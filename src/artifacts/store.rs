@@ -6,8 +6,10 @@ use super::digest::Digest;
 use super::download::Downloader;
 use super::error::ArtifactError;
 use super::extract;
-use crate::modules::Blob;
+use crate::agent::client::{BlobSource, OpenBlob};
+use crate::modules::{Blob, Failure};
 use crate::source::InputError;
+use crate::transport::BoxFuture;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -155,6 +157,17 @@ impl Store {
             Location::Url(_) => Ok(inner.cache.verify(&inner.cache.file(&digest), &digest)?.and_then(Result::ok)),
         })
         .await
+    }
+}
+
+impl BlobSource for Store {
+    fn open<'a>(&'a self, blob: &'a Blob) -> BoxFuture<'a, Result<OpenBlob, Failure>> {
+        Box::pin(async move {
+            let opened = Self::open(self, blob).await.map_err(|e| Failure::new(format!("{e} (help: {})", e.help())))?;
+            let file = tokio::fs::File::open(&opened.path).await;
+            let file = file.map_err(|e| Failure::new(format!("{}: {e}", opened.path.display())))?;
+            Ok(OpenBlob { reader: Box::new(file), sha256: opened.sha256 })
+        })
     }
 }
 
