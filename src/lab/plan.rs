@@ -1,0 +1,135 @@
+//! From what was asked and what exists to the lab as it should be. Pure: nothing is made here.
+
+use super::{Lab, LabName, Memory, MemoryFor, NodeSpec, network, state};
+use crate::source::{InputError, near_miss};
+use ipnet::Ipv4Net;
+use std::path::PathBuf;
+
+/// What `kprov lab up` was asked for; `None`: what the lab has, or the default.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub name: LabName,
+    pub nodes: Option<u32>,
+    /// Later ones win; for all nodes first, then for one.
+    pub memory: Vec<MemoryFor>,
+    pub subnet: Option<Ipv4Net>,
+    /// The inventory directory.
+    pub inventory: Option<PathBuf>,
+}
+
+pub const DEFAULT_NODES: u32 = 3;
+/// Above the 1500 MB that a control plane needs at least (Kubespray's `minimal_master_memory_mb`).
+const DEFAULT_MEMORY: Memory = Memory(2 << 30);
+/// Two digits: an interface name holds 15 characters (`super::names`).
+const MOST_NODES: u32 = 99;
+
+/// Returns the lab with what is missing added; nodes are never taken away.
+///
+/// `fresh` is the empty lab to start from when there is none.
+pub fn plan(
+    request: &Request,
+    existing: Option<Lab>,
+    fresh: impl FnOnce() -> Result<Lab, InputError>,
+) -> Result<Lab, InputError> {
+    let mut lab = match existing {
+        Some(lab) => unchanged(request, lab)?,
+        None => fresh()?,
+    };
+    let there = u32::try_from(lab.nodes.len()).unwrap_or(MOST_NODES);
+    let wanted = request.nodes.unwrap_or(if there == 0 { DEFAULT_NODES } else { there });
+    if !(1..=MOST_NODES).contains(&wanted) {
+        return Err(InputError::new(format!("{wanted} nodes asked for, expected 1 to {MOST_NODES}")));
+    }
+    for number in there + 1..=wanted {
+        let address = network::address(lab.subnet, number)?;
+        lab.nodes.push(NodeSpec { name: format!("n{number}"), address, memory: DEFAULT_MEMORY });
+    }
+    for asked in request.memory.iter().filter(|asked| asked.node.is_none()) {
+        lab.nodes.iter_mut().for_each(|node| node.memory = asked.memory);
+    }
+    for asked in &request.memory {
+        let Some(name) = &asked.node else { continue };
+        let Some(node) = lab.nodes.iter_mut().find(|node| node.name == *name) else {
+            let names: Vec<_> = lab.nodes.iter().map(|node| node.name.as_str()).collect();
+            let error = InputError::new(format!("--memory is for `{name}`, but the nodes are {}", names.join(", ")));
+            return Err(match near_miss(name, names.iter().copied()) {
+                Some(near) => error.help(format!("did you mean `{near}`?")),
+                None => error,
+            });
+        };
+        node.memory = asked.memory;
+    }
+    Ok(lab)
+}
+
+/// Refuses what cannot change while the lab exists.
+fn unchanged(request: &Request, lab: Lab) -> Result<Lab, InputError> {
+    let again = format!("`kprov lab down --name {}` first, or choose another --name", lab.name);
+    match (request.subnet, &request.inventory) {
+        (Some(subnet), _) if subnet != lab.subnet => {
+            Err(InputError::new(format!("lab {} already has subnet {}", lab.name, lab.subnet)).help(again))
+        }
+        (_, Some(dir)) if *dir != lab.inventory => {
+            let dir = lab.inventory.display();
+            Err(InputError::new(format!("lab {} already has its inventory in {dir}", lab.name)).help(again))
+        }
+        _ => Ok(lab),
+    }
+}
+
+/// What other labs and the machine use, with the words for an error.
+pub fn taken(name: &LabName, routes: Vec<Ipv4Net>) -> Vec<(Ipv4Net, String)> {
+    let others = state::names().into_iter().filter(|other| other != name);
+    let labs = others.filter_map(|other| Lab::load(&other).ok()?).map(|lab| (lab.subnet, format!("lab {}", lab.name)));
+    labs.chain(routes.into_iter().map(|net| (net, format!("this machine's route to {net}")))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fresh() -> Result<Lab, InputError> {
+        let subnet = "10.77.0.0/24".parse().unwrap();
+        let (inventory, rootfs) = ("/i".into(), "/r".into());
+        Ok(Lab { name: "lab".parse()?, subnet, inventory, rootfs, nodes: Vec::new(), cgroups: Vec::new() })
+    }
+
+    fn request(nodes: Option<u32>, memory: &[&str]) -> Request {
+        let memory = memory.iter().map(|text| text.parse().unwrap()).collect();
+        Request { name: "lab".parse().unwrap(), nodes, memory, subnet: None, inventory: None }
+    }
+
+    fn summary(lab: &Lab) -> Vec<String> {
+        lab.nodes.iter().map(|node| format!("{} {} {}", node.name, node.address, node.memory)).collect()
+    }
+
+    #[test]
+    fn a_new_lab_has_three_nodes() {
+        let lab = plan(&request(None, &["n3=512M", "1G"]), None, fresh).unwrap();
+        assert_eq!(summary(&lab), ["n1 10.77.0.11 1G", "n2 10.77.0.12 1G", "n3 10.77.0.13 512M"]);
+    }
+
+    #[test]
+    fn a_second_up_adds_what_is_missing_and_takes_nothing_away() {
+        let lab = plan(&request(Some(2), &["n1=3G"]), None, fresh).unwrap();
+        let same = plan(&request(None, &[]), Some(lab.clone()), fresh).unwrap();
+        assert_eq!(same, lab);
+        let fewer = plan(&request(Some(1), &[]), Some(lab.clone()), fresh).unwrap();
+        assert_eq!(fewer, lab);
+        let more = plan(&request(Some(3), &["n2=1G"]), Some(lab), fresh).unwrap();
+        assert_eq!(summary(&more), ["n1 10.77.0.11 3G", "n2 10.77.0.12 1G", "n3 10.77.0.13 2G"]);
+    }
+
+    #[test]
+    fn what_cannot_be_is_an_error() {
+        let error = plan(&request(Some(2), &["n22=1G"]), None, fresh).unwrap_err();
+        assert_eq!(error.to_string(), "--memory is for `n22`, but the nodes are n1, n2");
+        assert_eq!(error.help.as_deref(), Some("did you mean `n2`?"));
+        for nodes in [0, 100] {
+            assert!(plan(&request(Some(nodes), &[]), None, fresh).is_err());
+        }
+        let moved = Request { subnet: Some("10.78.0.0/24".parse().unwrap()), ..request(None, &[]) };
+        let error = plan(&moved, Some(fresh().unwrap()), fresh).unwrap_err();
+        assert_eq!(error.to_string(), "lab lab already has subnet 10.77.0.0/24");
+    }
+}
