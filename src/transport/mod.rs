@@ -5,10 +5,13 @@
 
 mod local;
 mod openssh;
+mod russh;
+mod ssh_config;
 mod target;
 
 pub use local::Local;
 pub use openssh::Openssh;
+pub use russh::Russh;
 pub use target::{ConnectionFlags, TargetError};
 
 use crate::vars::Secret;
@@ -111,7 +114,7 @@ impl Transport for Transports {
     fn connect<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Box<dyn Session>, ConnectError>> {
         match target.connection {
             Connection::Openssh => self.openssh.get_or_init(Openssh::default).connect(target),
-            Connection::Russh => Box::pin(async { Err(ConnectError::Other("russh: not built yet".into())) }),
+            Connection::Russh => Russh.connect(target),
             Connection::Local => Local.connect(target),
         }
     }

@@ -3,13 +3,10 @@
 //! ssh reads the user's configuration, so agents, certificates, jump hosts and hardware keys work as in a terminal. What
 //! kprov knows of a host comes first, in a generated ssh_config(5) that includes the user's.
 
-use super::target::quotable;
-use super::{BoxFuture, ConnectError, HostKeys, Process, Session, Target, Transport};
+use super::{BoxFuture, ConnectError, HostKeys, Process, Session, Target, Transport, ssh_config};
 use openssh::{ControlPersist, Error, KnownHosts, SessionBuilder, Stdio};
-use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::Write;
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use tempfile::{NamedTempFile, TempDir};
 
@@ -46,7 +43,7 @@ impl Transport for Openssh {
     fn connect<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Box<dyn Session>, ConnectError>> {
         Box::pin(async move {
             let directory = self.directory()?;
-            let written = config(target)?;
+            let written = ssh_config::write(target)?;
             let mut file =
                 NamedTempFile::new_in(directory.path()).map_err(|error| ConnectError::Other(error.to_string()))?;
             file.write_all(written.as_bytes()).map_err(|error| ConnectError::Other(error.to_string()))?;
@@ -119,40 +116,6 @@ impl Session for OpensshSession {
             Ok(Process { stdin: Box::new(stdin), stdout: Box::new(stdout), stderr: Box::new(stderr), exit })
         })
     }
-}
-
-/// Writes the ssh_config for a target.
-///
-/// What is said about this host stands under its own name, because ssh hands the file on to the ssh that makes a jump.
-fn config(target: &Target) -> Result<String, ConnectError> {
-    if target.address.is_empty() || target.address.starts_with('-') || target.address.contains(char::is_whitespace) {
-        return Err(ConnectError::Other(format!("`{}` is not the name or address of a host", target.address)));
-    }
-    let quoted = |path: &Path| {
-        if quotable(path) {
-            Ok(format!("\"{}\"", path.display().to_string().replace('%', "%%")))
-        } else {
-            Err(ConnectError::Other(format!("{}: ssh cannot be told of a file of this name", path.display())))
-        }
-    };
-    let mut text = format!("Host {}\n    LogLevel INFO\n", target.address);
-    if target.host_keys == HostKeys::Ignore {
-        text.push_str("    UserKnownHostsFile /dev/null\n");
-    } else if !target.known_hosts.is_empty() {
-        let files: Result<Vec<_>, _> = target.known_hosts.iter().map(|file| quoted(file)).collect();
-        let _ = writeln!(text, "    UserKnownHostsFile {}", files?.join(" "));
-    }
-    for (key, value) in &target.options {
-        let _ = writeln!(text, "    {key} {value}");
-    }
-    text.push_str("Host *\n");
-    match &target.ssh_config {
-        Some(file) => drop(writeln!(text, "    Include {}", quoted(file)?)),
-        None => text.push_str("    Include ~/.ssh/config\n    Include /etc/ssh/ssh_config\n"),
-    }
-    // Ours where the user has said nothing: a link that is dead is noticed after 15 s.
-    text.push_str("Host *\n    ServerAliveInterval 5\n    ServerAliveCountMax 3\n");
-    Ok(text)
 }
 
 /// Turns what ssh wrote before it gave up into one line that says what to do.

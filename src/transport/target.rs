@@ -6,7 +6,7 @@
 use super::{Become, Connection, HostKeys, Target};
 use crate::value::{Map, Value};
 use crate::vars::Secret;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -189,7 +189,7 @@ fn ssh_option(target: &mut Target, variable: &str, option: &str) -> Result<(), T
 }
 
 /// Expands a leading `~/`.
-fn home(path: &str) -> PathBuf {
+pub(super) fn home(path: &str) -> PathBuf {
     match (path.strip_prefix("~/"), std::env::home_dir()) {
         (Some(rest), Some(home)) => home.join(rest),
         _ => PathBuf::from(path),
@@ -253,11 +253,6 @@ impl Vars<'_> {
             },
         }
     }
-}
-
-/// Whether a path can be written into a line of ssh_config, where quotes cannot be escaped.
-pub(super) fn quotable(path: &Path) -> bool {
-    path.to_str().is_some_and(|path| !path.contains(['"', '\n']))
 }
 
 #[cfg(test)]

@@ -59,17 +59,25 @@ impl Sshd {
         }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     pub fn public_host_key(&self) -> String {
-        fs::read_to_string(self.path("host_key.pub")).unwrap()
+        fs::read_to_string(self.path("host_key.pub")).unwrap().trim().to_owned()
     }
 
     /// Writes the known_hosts file: this host has that key.
     pub fn know(&self, key: &str) {
-        fs::write(self.path("known_hosts"), format!("[{}]:{} {key}", self.address, self.port)).unwrap();
+        fs::write(self.path("known_hosts"), format!("[{}]:{} {key}\n", self.address, self.port)).unwrap();
+    }
+
+    pub fn know_nothing(&self) {
+        fs::write(self.path("known_hosts"), "").unwrap();
     }
 
     /// How to reach it as the user who runs the tests. No file of that user's own is read.
