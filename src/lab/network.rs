@@ -112,6 +112,17 @@ pub fn remove(name: &LabName, failed: &mut Vec<String>) {
     }
 }
 
+/// Removes a node's cable and namespace, which a boot loop that was killed leaves.
+pub fn unplug(link: &str) -> Result<(), LabError> {
+    if interface_exists(link) {
+        run("ip", ["link", "delete", link])?;
+    }
+    if std::path::Path::new("/run/netns").join(link).exists() {
+        run("ip", ["netns", "delete", link])?;
+    }
+    Ok(())
+}
+
 pub fn interface_exists(name: &str) -> bool {
     std::path::Path::new("/sys/class/net").join(name).exists()
 }

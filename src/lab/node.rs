@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How long a node may take to switch itself off before it is killed.
@@ -50,7 +50,6 @@ impl<'a> Node<'a> {
             return Ok(());
         }
         let log = File::create(self.log()).map_err(LabError::io(self.log()))?;
-        let errors = log.try_clone().map_err(LabError::io(self.log()))?;
         let list = |dirs: Vec<PathBuf>| dirs.iter().map(|dir| dir.to_string_lossy()).collect::<Vec<_>>().join(" ");
         let (limit, visible_limit) = cgroup::visible_limit(&self.lab.cgroups, &self.spec.name).unwrap_or_default();
         let [a, b, c, d] = self.spec.address.octets();
@@ -72,15 +71,9 @@ impl<'a> Node<'a> {
             .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "yes")
             .env("SYSTEMD_NSPAWN_USE_CGNS", "1")
             .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(errors);
-        // The node inherits the output, so waiting for the end of the output would be waiting for the node.
-        let status = command.status().map_err(LabError::io("setsid"))?;
-        if status.success() {
-            return Ok(());
-        }
-        Err(LabError::Command { command: "setsid --fork sh".into(), reason: status.to_string() })
+            .stderr(log);
+        // Returns when the loop has closed its output: it has joined the node's cgroups then, or it has ended.
+        output(&mut command).map(drop)
     }
 
     fn nspawn_args(&self) -> Vec<String> {
@@ -115,17 +108,15 @@ impl<'a> Node<'a> {
     /// Switches the node off as its power button would, and kills what is left after [`STOP_WITHIN`].
     pub fn stop(&self) -> Result<(), LabError> {
         // SIGTERM makes systemd-nspawn ask the node's PID 1 to power off (systemd-nspawn(1), --kill-signal).
-        match self.init().and_then(parent) {
-            Some(nspawn) => {
-                signal(nspawn, Signal::TERM);
-                let deadline = Instant::now() + STOP_WITHIN;
-                while self.is_running() && Instant::now() < deadline {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
+        if let Some(nspawn) = self.init().and_then(parent) {
+            signal(nspawn, Signal::TERM);
+            let deadline = Instant::now() + STOP_WITHIN;
+            while self.is_running() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(20));
             }
-            None => tracing::debug!(node = self.spec.name, "nothing to ask to stop"),
         }
-        self.kill()
+        self.kill()?;
+        network::unplug(&self.link())
     }
 
     /// Ends every process of the node, as a power failure would.
@@ -194,8 +185,8 @@ impl<'a> Node<'a> {
         let options = CString::new(format!("lowerdir={lower},upperdir={upper},workdir={work}"));
         let options = options.map_err(|error| LabError::io(&root)(error.into()))?;
         rustix::mount::mount("overlay", &root, "overlay", MountFlags::empty(), options.as_c_str()).map_err(|error| {
-            let help = format!("{error}; does {} lie on an overlay itself?", state::ROOT);
-            LabError::Command { command: format!("mount -t overlay overlay {}", root.display()), reason: help }
+            let reason = format!("{error} (is {lower} there, and {} not on an overlay itself?)", state::ROOT);
+            LabError::Command { command: format!("mount -t overlay overlay {}", root.display()), reason }
         })
     }
 

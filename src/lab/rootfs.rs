@@ -50,6 +50,8 @@ const MASKED: &[&str] = &[
 /// Path, mode, contents.
 const FILES: &[(&str, u32, &str)] = &[
     ("etc/sudoers.d/kprov", 0o440, "kprov ALL=(ALL) NOPASSWD: ALL\n"),
+    // Containers whose PID 1 ignores SIGTERM would hold up every stop and reboot for systemd's 90 s.
+    ("etc/systemd/system.conf.d/kprov-lab.conf", 0o644, "[Manager]\nDefaultTimeoutStopSec=5s\n"),
     ("etc/systemd/system/kprov-lab-node.service", 0o644, include_str!("node.service")),
     ("usr/local/lib/kprov-lab/prepare-node", 0o755, include_str!("prepare-node.sh")),
 ];

@@ -1,4 +1,4 @@
-//! The two settings that labs need of the machine itself, put back when the last lab goes.
+//! Settings of the machine itself: the two that labs need, and those that nodes change; put back when the last lab goes.
 
 use super::{LabError, Progress, state};
 use std::collections::BTreeMap;
@@ -10,32 +10,44 @@ const FORWARD: &str = "net/ipv4/ip_forward";
 /// All nodes share one count of inotify instances for root; the kernel's default of 128 is used up by two of them.
 const INOTIFY: (&str, u32) = ("fs/inotify/max_user_instances", 8192);
 
+/// What a Kubernetes node sets. Only `net.*` is a node's own: these are the machine's, through the nodes' /proc/sys.
+const SET_BY_NODES: [&str; 7] = [
+    "fs/inotify/max_user_watches",
+    "kernel/keys/root_maxbytes",
+    "kernel/keys/root_maxkeys",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+];
+
 /// The values that were there before the first lab: key -> value.
 type Before = BTreeMap<String, String>;
 
 pub fn raise(progress: Progress) -> Result<(), LabError> {
     let _lock = state::lock(Path::new(state::ROOT), progress)?;
-    let mut before = recorded()?;
-    let mut changes = Vec::new();
-    if read(FORWARD)? == "0" {
-        changes.push((FORWARD, "1".to_owned()));
-    }
-    if read(INOTIFY.0)?.parse().is_ok_and(|now: u32| now < INOTIFY.1) {
-        changes.push((INOTIFY.0, INOTIFY.1.to_string()));
-    }
-    for (key, _) in &changes {
-        before.entry((*key).to_owned()).or_insert(read(key)?);
-    }
-    if !changes.is_empty() {
+    if !record().exists() {
+        let keys = SET_BY_NODES.iter().chain([&FORWARD, &INOTIFY.0]).filter(|key| path(key).exists());
+        let before = keys.map(|key| Ok(((*key).to_owned(), read(key)?))).collect::<Result<Before, LabError>>()?;
         let text = serde_json::to_vec(&before).map_err(|error| LabError::io(record())(error.into()))?;
         state::write_atomically(&record(), &text)?;
     }
-    changes.iter().try_for_each(|(key, value)| write(key, value))
+    if read(FORWARD)? == "0" {
+        write(FORWARD, "1")?;
+    }
+    if read(INOTIFY.0)?.parse().is_ok_and(|now: u32| now < INOTIFY.1) {
+        write(INOTIFY.0, &INOTIFY.1.to_string())?;
+    }
+    Ok(())
 }
 
 /// Puts the recorded values back; for the caller that has just removed the last lab and holds the lock on the root.
 pub fn restore() -> Result<(), LabError> {
-    recorded()?.iter().try_for_each(|(key, value)| write(key, value))?;
+    for (key, value) in recorded()? {
+        if read(&key)? != value {
+            write(&key, &value)?;
+        }
+    }
     match fs::remove_file(record()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(LabError::io(record())(error)),
         _ => Ok(()),

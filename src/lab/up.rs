@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 /// Safe to run again, also after it was killed: what is there stays as it is.
 pub fn up(request: &Request, progress: Progress) -> Result<Lab, LabError> {
     check_requirements()?;
-    let rootfs = rootfs::ensure(progress)?;
+    let rootfs = match Lab::load(&request.name)? {
+        Some(lab) => lab.rootfs,
+        None => rootfs::ensure(progress)?,
+    };
     let _lock = state::lock(&state::directory(&request.name), progress)?;
     let lab = record(request, rootfs, progress)?;
     sysctl::raise(progress)?;
