@@ -3,7 +3,9 @@
 //! A verb's file has a fixed shape: `XxxArgs` (what was typed) and `run` (which returns the exit code). Everything the
 //! user sees goes through `ui`. Exit codes are Ansible's where Ansible has them: [`Exit`].
 
+pub mod inventory;
 pub mod lab;
+pub mod vars;
 
 use clap::{Parser, Subcommand};
 
@@ -35,12 +37,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    Inventory(inventory::InventoryArgs),
     Lab(lab::LabArgs),
+    Vars(vars::VarsArgs),
 }
 
 /// Parses the arguments of this process and runs the verb.
 pub fn main() -> Exit {
     match Cli::parse().verb {
+        Verb::Inventory(args) => inventory::run(args),
         Verb::Lab(args) => lab::run(args),
+        Verb::Vars(args) => vars::run(args),
     }
 }
