@@ -30,7 +30,8 @@ pub fn create_authority(common_name: &str, days: u32) -> Result<(String, Key), P
     Ok((params.self_signed(key.pair())?.pem(), key))
 }
 
-/// Signs a request with a CA whose certificate and key are files on this node; returns the certificate in PEM.
+/// Signs a request with a CA whose certificate and key are files on this node; returns the certificate in PEM, and after
+/// it that of the CA, so that who asked knows whom to trust.
 ///
 /// Subject and SANs come from the CSR; whatever else it asks for (to be a CA, other usages) is not looked at. The
 /// certificate never outlives the CA.
@@ -108,7 +109,8 @@ fn issue(ca_certificate: &str, ca_key: &str, request: &SigningRequest) -> Result
     params.not_after = (now + Duration::days(request.days.into())).min(ca.not_after);
 
     let issuer = Issuer::from_ca_cert_pem(ca_certificate, key.pair()).map_err(PkiError::Make)?;
-    Ok(params.signed_by(&csr.public_key, &issuer).map_err(PkiError::Make)?.pem())
+    let certificate = params.signed_by(&csr.public_key, &issuer).map_err(PkiError::Make)?;
+    Ok(certificate.pem() + &ca.to_pem())
 }
 
 fn purpose(usage: &str) -> Result<ExtendedKeyUsagePurpose, PkiError> {
@@ -208,7 +210,10 @@ mod tests {
         }
 
         let ca = Certificate::from_pem(&std::fs::read_to_string(&signing.ca_certificate).unwrap()).unwrap();
-        let leaf = Certificate::from_pem(&pem).unwrap();
+        let chain = Certificate::all_from_pem(&pem).unwrap();
+        let leaf = chain[0].clone();
+        assert_eq!(chain[1], ca);
+        assert_eq!(leaf.to_pem() + &ca.to_pem(), pem);
         assert!(leaf.issued_by(&ca) && leaf.has_key(&key) && !leaf.authority && ca.authority);
         assert_eq!(
             (leaf.subject.clone(), leaf.usages.clone()),

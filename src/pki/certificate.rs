@@ -1,6 +1,8 @@
 //! What a certificate says: for whom, by whom, until when.
 
 use super::{Key, PkiError, Subject, normal_name};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 use std::net::IpAddr;
 use time::OffsetDateTime;
@@ -26,11 +28,37 @@ pub struct Certificate {
 impl Certificate {
     /// Reads the first certificate of a PEM text.
     pub fn from_pem(pem: &str) -> Result<Self, PkiError> {
-        let block = Pem::iter_from_buffer(pem.as_bytes())
+        Self::blocks(pem).next().ok_or(PkiError::Certificate)?
+    }
+
+    /// Reads every certificate of a PEM text: a chain or a bundle, in its order.
+    pub fn all_from_pem(pem: &str) -> Result<Vec<Self>, PkiError> {
+        Self::blocks(pem).collect()
+    }
+
+    fn blocks(pem: &str) -> impl Iterator<Item = Result<Self, PkiError>> {
+        Pem::iter_from_buffer(pem.as_bytes())
             .filter_map(Result::ok)
-            .find(|block| block.label == "CERTIFICATE")
-            .ok_or(PkiError::Certificate)?;
-        Self::from_der(block.contents)
+            .filter(|block| block.label == "CERTIFICATE")
+            .map(|block| Self::from_der(block.contents))
+    }
+
+    pub fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// The certificate alone, in PEM.
+    pub fn to_pem(&self) -> String {
+        let base64 = STANDARD.encode(&self.der);
+        let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+        for (index, character) in base64.chars().enumerate() {
+            if index > 0 && index % 64 == 0 {
+                pem.push('\n');
+            }
+            pem.push(character);
+        }
+        pem.push_str("\n-----END CERTIFICATE-----\n");
+        pem
     }
 
     fn from_der(der: Vec<u8>) -> Result<Self, PkiError> {
