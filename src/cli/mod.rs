@@ -44,7 +44,15 @@ enum Verb {
 
 /// Parses the arguments of this process and runs the verb.
 pub fn main() -> Exit {
-    match Cli::parse().verb {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too; a reader that has gone away is no reason to fail.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+        }
+    };
+    match cli.verb {
         Verb::Inventory(args) => inventory::run(args),
         Verb::Lab(args) => lab::run(args),
         Verb::Vars(args) => vars::run(args),

@@ -4,15 +4,15 @@ use super::Exit;
 use super::inventory::SourceArgs;
 use crate::source::{InputError, InputErrors, near_miss};
 use crate::ui;
-use crate::vars::{Level, Stack, Var, Variables};
+use crate::vars::{Level, Stack, Var};
 use indexmap::IndexMap;
 
 /// Shows variables with the places where they were written, without connecting to a host.
 #[derive(clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct VarsArgs {
     #[command(flatten)]
-    list: Option<ListArgs>,
+    list: ListArgs,
     #[command(subcommand)]
     verb: Option<VarsVerb>,
 }
@@ -37,10 +37,9 @@ enum VarsVerb {
 }
 
 pub fn run(args: VarsArgs) -> Exit {
-    let result = match (args.verb, args.list) {
-        (Some(VarsVerb::Explain { name, list }), _) => explain(&name, &list),
-        (None, Some(list)) => show(&list),
-        (None, None) => Err(InputError::new("no inventory given").help("name it with -i").into()),
+    let result = match args.verb {
+        Some(VarsVerb::Explain { name, list }) => explain(&name, &list),
+        None => show(&args.list),
     };
     match result {
         Ok(text) => {
@@ -54,18 +53,18 @@ pub fn run(args: VarsArgs) -> Exit {
     }
 }
 
-/// The stacks of the hosts that the pattern selects.
-fn stacks(args: &ListArgs) -> Result<(Vec<(String, Stack)>, Variables), InputErrors> {
+/// The hosts that the pattern selects, each with its stack.
+fn stacks(args: &ListArgs) -> Result<Vec<(String, Stack)>, InputErrors> {
     let (inventory, variables) = args.source.load()?;
     let hosts = inventory.select(&args.host)?;
     if hosts.is_empty() {
         return Err(InputError::new(format!("no host matches `{}`", args.host)).into());
     }
-    Ok((hosts.into_iter().map(|host| (host.clone(), variables.stack(&host))).collect(), variables))
+    Ok(hosts.into_iter().map(|host| (host.clone(), variables.stack(&host))).collect())
 }
 
 fn show(args: &ListArgs) -> Result<String, InputErrors> {
-    let (stacks, _) = stacks(args)?;
+    let stacks = stacks(args)?;
     let mut out = String::new();
     for (host, stack) in stacks {
         let mut names = stack.names();
@@ -80,7 +79,7 @@ fn show(args: &ListArgs) -> Result<String, InputErrors> {
 }
 
 fn explain(name: &str, args: &ListArgs) -> Result<String, InputErrors> {
-    let (stacks, _) = stacks(args)?;
+    let stacks = stacks(args)?;
     // Hosts with the same history share one paragraph.
     let mut histories: IndexMap<String, Vec<&str>> = IndexMap::new();
     let mut unset = Vec::new();
