@@ -3,4 +3,5 @@
 mod agent;
 mod artifacts;
 mod sshd;
+mod template;
 mod transport;
