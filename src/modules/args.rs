@@ -38,12 +38,22 @@ pub struct Args<'a> {
     /// The text of a free-form module (`command: ls -l`).
     pub free_form: Option<String>,
     pub files: &'a dyn Files,
+    /// The name under which the module was called: some have more than one (`command`, `shell`).
+    pub module: String,
     taken: Vec<&'static str>,
 }
 
 impl<'a> Args<'a> {
     pub fn new(map: Map, free_form: Option<String>, files: &'a dyn Files) -> Self {
-        Self { map, free_form, files, taken: Vec::new() }
+        Self { map, free_form, files, module: String::new(), taken: Vec::new() }
+    }
+
+    /// Adds an argument that was found in the text of a free-form module.
+    pub fn insert(&mut self, name: &str, value: Value) -> Result<(), ArgError> {
+        match self.map.insert(name.to_owned(), value) {
+            None => Ok(()),
+            Some(_) => Err(ArgError::new(name, format!("`{name}` is given twice"))),
+        }
     }
 
     /// The raw value; `None` where it is absent or null. An unknown value is an error: [`Args::take_unknown`] first.

@@ -165,7 +165,8 @@ macro_rules! modules {
 
         /// Builds the module `name` from its rendered arguments. `None`: there is no such module.
         #[cfg(feature = "controller")]
-        pub fn from_args(name: &str, args: args::Args<'_>) -> Option<Result<Resource, args::ArgError>> {
+        pub fn from_args(name: &str, mut args: args::Args<'_>) -> Option<Result<Resource, args::ArgError>> {
+            args.module = name.to_owned();
             match name {
                 $($($name)|+ => Some($file::$variant::from_args(args).map(Resource::$variant)),)*
                 _ => None,
@@ -180,6 +181,10 @@ pub mod args;
 pub mod testing;
 
 modules! {
+    /// A program, with or without a shell.
+    Command = command: "command" | "shell";
     /// Permissions, owner and kind of a path.
     File = file: "file";
+    /// Running and enabling of a systemd unit, and reloading of unit files.
+    Systemd = systemd: "systemd" | "systemd_service" | "service";
 }

@@ -18,10 +18,10 @@ mod units;
 
 pub use accounts::{Accounts, Group, GroupSpec, User, UserSpec};
 pub use fs::{Content, Fs, Kind, Meta, Owner, Stamp, Touch};
-pub use kernel::Kernel;
+pub use kernel::{Kernel, ModuleState};
 pub use packages::Packages;
 pub use process::{Command, Output, Processes};
-pub use units::{Unit, UnitAction, Units};
+pub use units::{Unit, UnitAction, Units, unit_name};
 
 use std::path::PathBuf;
 
@@ -85,6 +85,7 @@ impl System {
     }
 
     pub fn writer(&mut self) -> Writer<'_> {
+        self.units.forget();
         Writer(self)
     }
 }
@@ -112,6 +113,11 @@ impl<'a> View<'a> {
     pub fn processes(&self) -> &'a Processes {
         &self.0.processes
     }
+    /// Whether what is missing now can be there after apply: commands or packages were planned, and what they leave
+    /// behind is not known.
+    pub fn anything_may_appear(&self) -> bool {
+        self.0.processes.planned() || self.0.packages.planned()
+    }
 }
 
 /// Changes the node, or in a planning system remembers the change.
@@ -128,8 +134,9 @@ impl Writer<'_> {
     pub fn fs(&mut self) -> &mut Fs {
         &mut self.0.fs
     }
-    pub fn units(&mut self) -> &mut Units {
-        &mut self.0.units
+    /// The units, and the files that define them.
+    pub fn units(&mut self) -> (&mut Units, &Fs) {
+        (&mut self.0.units, &self.0.fs)
     }
     pub fn accounts(&mut self) -> &mut Accounts {
         &mut self.0.accounts

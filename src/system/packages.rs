@@ -7,4 +7,7 @@ impl Packages {
     pub(super) fn new(mode: Mode) -> Self {
         Self { mode }
     }
+    pub(super) fn planned(&self) -> bool {
+        false
+    }
 }

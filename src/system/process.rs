@@ -118,11 +118,17 @@ pub fn last_lines(text: &str, n: usize) -> String {
 /// Starts programs on the node.
 pub struct Processes {
     mode: Mode,
+    planned: bool,
 }
 
 impl Processes {
     pub(super) fn new(mode: Mode) -> Self {
-        Self { mode }
+        Self { mode, planned: false }
+    }
+
+    /// Whether a program would have been run.
+    pub(super) fn planned(&self) -> bool {
+        self.planned
     }
 
     /// Runs a program that changes nothing, on a planning system too. Every exit code is a result.
@@ -138,14 +144,17 @@ impl Processes {
     /// Runs a program, and ends it once `stop` says so.
     pub fn run_unless(&mut self, command: &Command, stop: &dyn Fn() -> bool) -> Result<Option<Output>> {
         match self.mode {
-            Mode::Plan => Ok(None),
+            Mode::Plan => {
+                self.planned = true;
+                Ok(None)
+            }
             Mode::Apply => execute(command, Some(stop)).map(Some),
         }
     }
 }
 
 /// Starts the program and waits for its end. The pipes are not waited for: a daemon that it leaves behind keeps them open.
-fn execute(command: &Command, stop: Option<&dyn Fn() -> bool>) -> Result<Output> {
+pub(super) fn execute(command: &Command, stop: Option<&dyn Fn() -> bool>) -> Result<Output> {
     let program = command.program();
     let mut child = spawn(command)?;
     let ended = Pipes::new(&mut child).map_err(Interrupted::Io).and_then(|pipes| pipes.pump(command, stop));
