@@ -3,6 +3,7 @@
 //! `protocol` is what is said and `frame` its form, `serve` the loop on the node, `facts` what a node tells about itself,
 //! `client` the controller's end of the same wire. The agent has no templates, no network of its own and no configuration.
 
+pub mod facts;
 mod frame;
 mod needs;
 mod pending;
