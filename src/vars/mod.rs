@@ -4,15 +4,19 @@
 //! gives each host a [`Stack`] of layers; the engine pushes a play's and a role's layers into it. Values are kept as
 //! written, each with its file and line; `template` renders them when they are read. Nothing here needs a host.
 
+mod check;
 mod extra;
 mod files;
 mod secret;
+mod specs;
 mod var;
 mod variables;
 mod vault;
 
+pub use check::{Findings, check};
 pub use files::{read_file, read_map};
 pub use secret::Secret;
+pub use specs::{ArgumentSpecs, Spec, Type};
 pub use var::{Layer, Level, Stack, Var, VarMap};
 pub use variables::Variables;
 pub use vault::{Vault, VaultError};
