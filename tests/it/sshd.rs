@@ -18,18 +18,23 @@ pub struct Sshd {
 
 impl Sshd {
     pub fn start() -> Self {
-        Self::start_at("127.0.0.1")
+        Self::start_with("127.0.0.1", "")
     }
 
     /// Starts one on another loopback address, so that it counts as another host.
     pub fn start_at(address: &str) -> Self {
+        Self::start_with(address, "")
+    }
+
+    /// Starts one with further lines of sshd_config(5).
+    pub fn start_with(address: &str, config: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         keygen(&directory.path().join("host_key"));
         keygen(&directory.path().join("user_key"));
         fs::copy(directory.path().join("user_key.pub"), directory.path().join("authorized_keys")).unwrap();
         // sshd wants it for privilege separation; systemd makes it where sshd runs as a service.
         let _ = fs::create_dir("/run/sshd");
-        let (child, port) = serve(directory.path(), address, None);
+        let (child, port) = serve(directory.path(), address, None, config);
         let sshd = Self { directory, child, address: address.to_owned(), port };
         sshd.know(&sshd.public_host_key());
         sshd
@@ -42,7 +47,7 @@ impl Sshd {
             fs::remove_file(self.path(name)).unwrap();
         }
         keygen(&self.path("host_key"));
-        (self.child, self.port) = serve(self.directory.path(), &self.address, Some(self.port));
+        (self.child, self.port) = serve(self.directory.path(), &self.address, Some(self.port), "");
     }
 
     /// Stops listening and ends every session.
@@ -106,15 +111,15 @@ impl Drop for Sshd {
     }
 }
 
-fn serve(directory: &Path, address: &str, port: Option<u16>) -> (Child, u16) {
+fn serve(directory: &Path, address: &str, port: Option<u16>, more: &str) -> (Child, u16) {
     let sshd = ["/usr/sbin/sshd", "/usr/bin/sshd"].into_iter().find(|path| Path::new(path).exists());
     let sshd = sshd.expect("these tests need sshd (Debian: openssh-server)");
     for _ in 0..5 {
         let port = port.unwrap_or_else(|| TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port());
         let config = format!(
-            "Port {port}\nListenAddress {address}\nHostKey {0}/host_key\nAuthorizedKeysFile {0}/authorized_keys\n\
+            "Port {port}\nListenAddress {address}\nHostKey {0}/host_key\nAuthorizedKeysFile {0}/authorized_keys .ssh/authorized_keys\n\
              PidFile none\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
-             PermitRootLogin yes\nMaxStartups 100\nAllowTcpForwarding yes\n",
+             PermitRootLogin yes\nMaxStartups 100\nAllowTcpForwarding yes\n{more}\n",
             directory.display()
         );
         fs::write(directory.join("sshd_config"), config).unwrap();
@@ -183,4 +188,67 @@ pub fn kill(pid: u32) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
+}
+
+/// A user of this machine for one test, with a password and the key of an [`Sshd`]. Needs root.
+pub struct User {
+    pub name: String,
+    pub home: PathBuf,
+}
+
+impl User {
+    pub const PASSWORD: &str = "correct horse battery staple";
+
+    /// Whether this process may make users. Tests that need them say that they were left out.
+    pub fn possible() -> bool {
+        let root = rustix::process::geteuid().is_root();
+        if !root {
+            eprintln!("left out: makes a user, which needs root");
+        }
+        root
+    }
+
+    pub fn create(sshd: &Sshd, name: &str) -> Self {
+        let name = format!("kt-{name}-{}", std::process::id());
+        let home = PathBuf::from("/home").join(&name);
+        // Nothing but -m makes the home, and it is removed with the user.
+        run(Command::new("useradd").args(["-m", "-s", "/bin/sh", "-d"]).arg(&home).arg(&name), "");
+        let user = Self { name, home };
+        run(&mut Command::new("chpasswd"), &format!("{}:{}\n", user.name, Self::PASSWORD));
+        let ssh = user.home.join(".ssh");
+        fs::create_dir(&ssh).unwrap();
+        fs::copy(sshd.path("user_key.pub"), ssh.join("authorized_keys")).unwrap();
+        fs::set_permissions(ssh.join("authorized_keys"), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        user
+    }
+
+    /// Gives the user rules of sudoers(5).
+    pub fn sudoers(&self, rules: &str) {
+        let file = self.sudoers_file();
+        fs::write(&file, rules.replace("USER", &self.name)).unwrap();
+        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o440)).unwrap();
+        run(Command::new("visudo").arg("-qcf").arg(&file), "");
+    }
+
+    fn sudoers_file(&self) -> PathBuf {
+        PathBuf::from("/etc/sudoers.d").join(&self.name)
+    }
+
+    pub fn target(&self, sshd: &Sshd, connection: Connection) -> Target {
+        Target { user: Some(self.name.clone()), ..sshd.target(connection) }
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.sudoers_file());
+        let _ = Command::new("userdel").args(["-r", "-f"]).arg(&self.name).stderr(Stdio::null()).status();
+    }
+}
+
+/// Runs a program that has to succeed.
+pub fn run(command: &mut Command, input: &str) {
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "{command:?}");
 }

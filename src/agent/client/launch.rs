@@ -72,24 +72,47 @@ pub(super) async fn launch(
     escalation: Option<&Become>,
     binary: &AgentBinary,
 ) -> Result<Launched, LaunchError> {
-    for force in [false, true] {
-        let process = session.spawn(&command(escalation, binary, force)).await?;
-        let mut attempt = Attempt::new(process, escalation, binary);
-        let build = match tokio::time::timeout(PATIENCE, attempt.run()).await {
-            Ok(Ok(build)) => build,
-            Ok(Err(Stop::Failed(reason))) => return Err(LaunchError::Failed(reason)),
-            Ok(Err(Stop::Ended)) => return Err(attempt.why().await),
-            Err(_) => {
-                let text = format!("the agent did not start within {} s{}", PATIENCE.as_secs(), attempt.stderr.last());
-                return Err(LaunchError::Failed(text));
-            }
-        };
-        if build == binary.sha256 {
-            return Ok(attempt.launched());
+    let ended = match attempt(session, escalation, binary, false).await {
+        Err((_, Found::Stale)) => attempt(session, escalation, binary, true).await,
+        ended => ended,
+    };
+    ended.map_err(|(error, _)| error)
+}
+
+/// What lay on the host under the agent's name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// Something that is not the agent: damaged, or cut off when the power went. It has to be replaced.
+    Stale,
+    /// Nothing, or there was no getting so far.
+    Nothing,
+}
+
+async fn attempt(
+    session: &dyn Session,
+    escalation: Option<&Become>,
+    binary: &AgentBinary,
+    force: bool,
+) -> Result<Launched, (LaunchError, Found)> {
+    let command = command(escalation, binary, force);
+    let process = session.spawn(&command).await.map_err(|error| (error.into(), Found::Nothing))?;
+    let mut attempt = Attempt::new(process, escalation, binary);
+    let stop = match tokio::time::timeout(PATIENCE, attempt.run()).await {
+        Ok(Ok(build)) if build == binary.sha256 => return Ok(attempt.launched()),
+        Ok(Ok(_)) => Stop::Failed("the agent on the host is not the one that was sent".to_owned()),
+        Ok(Err(stop)) => stop,
+        Err(_) => {
+            Stop::Failed(format!("the agent did not start within {} s{}", PATIENCE.as_secs(), attempt.stderr.last()))
         }
-        // What lies under the agent's name is another file: damaged, or not ours. It is replaced once.
+    };
+    let found = if attempt.ran && !attempt.sent { Found::Stale } else { Found::Nothing };
+    match stop {
+        Stop::Failed(reason) => Err((LaunchError::Failed(reason), found)),
+        Stop::Ended => match attempt.why().await {
+            error @ LaunchError::Connect(_) => Err((error, Found::Nothing)),
+            error => Err((error, found)),
+        },
     }
-    Err(LaunchError::Failed("the agent on the host is not the one that was sent".to_owned()))
 }
 
 fn command(escalation: Option<&Become>, binary: &AgentBinary, force: bool) -> String {
@@ -131,6 +154,8 @@ struct Attempt<'a> {
     exit: BoxFuture<'static, Result<Option<i32>, ConnectError>>,
     escalation: Option<&'a Become>,
     binary: &'a AgentBinary,
+    /// The command has asked for the binary.
+    sent: bool,
     /// The command has said that it becomes the agent.
     ran: bool,
 }
@@ -144,6 +169,7 @@ impl<'a> Attempt<'a> {
             exit: process.exit,
             escalation,
             binary,
+            sent: false,
             ran: false,
         }
     }
@@ -156,6 +182,9 @@ impl<'a> Attempt<'a> {
             self.stdin.flush().await?;
         }
         let mut said = self.line().await?;
+        if let Said::Fail(reason) = said {
+            return Err(Stop::Failed(reason));
+        }
         self.stdin.write_all(format!("{GO}\n").as_bytes()).await?;
         if let Said::Need(machine) = said {
             if let Some(ours) = self.binary.machine
@@ -166,6 +195,7 @@ impl<'a> Attempt<'a> {
                     self.binary.path.display()
                 )));
             }
+            self.sent = true;
             said = self.upload().await?;
         }
         match said {

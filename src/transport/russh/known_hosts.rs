@@ -24,11 +24,12 @@ impl KnownHosts {
     pub(super) fn read(name: String, port: u16, files: &[PathBuf], policy: HostKeys) -> Self {
         let mut known = Self { name, port, policy, files: files.to_vec(), keys: Vec::new(), revoked: Vec::new() };
         for file in files {
-            let place = |line| format!("{}:{line}", file.display());
             // What cannot be read, or parsed, makes no key known.
-            let keys = known_host_keys_path(&known.name, port, file).unwrap_or_default();
-            known.keys.extend(keys.into_iter().map(|(line, key)| (place(line), key)));
             let text = std::fs::read_to_string(file).unwrap_or_default();
+            for (_, key) in known_host_keys_path(&known.name, port, file).unwrap_or_default() {
+                let line = text.lines().position(|line| encoded(&key).is_some_and(|key| line.contains(&key)));
+                known.keys.push((format!("{}:{}", file.display(), line.map_or(1, |line| line + 1)), key));
+            }
             let revoked = text.lines().filter_map(|line| line.strip_prefix("@revoked"));
             known.revoked.extend(revoked.filter_map(|line| line.split_whitespace().nth(2)).map(str::to_owned));
         }
@@ -51,8 +52,7 @@ impl KnownHosts {
         if self.policy == HostKeys::Ignore {
             return Ok(());
         }
-        let openssh = key.to_openssh().unwrap_or_default();
-        if openssh.split(' ').nth(1).is_none_or(|encoded| self.revoked.iter().any(|revoked| revoked == encoded)) {
+        if encoded(key).is_none_or(|key| self.revoked.contains(&key)) {
             return Err(ConnectError::HostKey(format!("the key of {} is revoked in known_hosts", self.name)));
         }
         if self.keys.iter().any(|(_, known)| known.key_data() == key.key_data()) {
@@ -78,6 +78,11 @@ impl KnownHosts {
             }
         }
     }
+}
+
+/// A key as it stands in files.
+fn encoded(key: &PublicKey) -> Option<String> {
+    key.to_openssh().ok()?.split(' ').nth(1).map(str::to_owned)
 }
 
 #[cfg(test)]
