@@ -300,10 +300,10 @@ fn peer(listener: &std::net::TcpListener) -> u32 {
     let (stream, address) = listener.accept().unwrap();
     let port = format!(":{:04X} ", address.port());
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let line = table
-        .lines()
-        .find(|line| line.split_whitespace().nth(1).is_some_and(|local| format!("{local} ").ends_with(&port)));
-    let socket = format!("socket:[{}]", line.unwrap().split_whitespace().nth(9).unwrap());
+    // Local address in the second column, the socket's number in the tenth; 0 for a connection that is over.
+    let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let row = rows.find(|row| format!("{} ", row[1]).ends_with(&port) && row[9] != "0").unwrap();
+    let socket = format!("socket:[{}]", row[9]);
     for process in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let descriptors = std::fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();

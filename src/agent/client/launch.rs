@@ -185,6 +185,7 @@ impl<'a> Attempt<'a> {
         if let Said::Fail(reason) = said {
             return Err(Stop::Failed(reason));
         }
+        self.ran = matches!(said, Said::Run);
         self.stdin.write_all(format!("{GO}\n").as_bytes()).await?;
         if let Said::Need(machine) = said {
             if let Some(ours) = self.binary.machine
