@@ -158,6 +158,18 @@ impl Builder {
         self.group(child).parents.insert(parent.to_owned());
     }
 
+    /// Makes the groups exist that kprov's playbooks name, and puts every node of the cluster into `k8s_cluster`.
+    pub fn add_cluster_groups(&mut self) {
+        for name in ["kube_control_plane", "kube_node", "etcd", "calico_rr", "k8s_cluster"] {
+            self.group(name);
+        }
+        for member in ["kube_control_plane", "kube_node", "calico_rr"] {
+            if !self.reaches(member, "k8s_cluster") {
+                self.link("k8s_cluster", member);
+            }
+        }
+    }
+
     /// Whether `to` is among the descendants of `from`.
     fn reaches(&self, from: &str, to: &str) -> bool {
         let mut seen = IndexSet::from([from]);

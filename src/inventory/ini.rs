@@ -270,3 +270,120 @@ fn report(builder: &mut Builder, pending: &Pending) {
         .collect();
     builder.errors.extend(errors);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::Inventory;
+    use crate::source::InputErrors;
+    use proptest::prelude::*;
+
+    fn load(text: &str) -> Result<Inventory, InputErrors> {
+        let mut builder = Builder::new();
+        read(&Source::new("hosts.ini", text), &mut builder);
+        builder.finish()
+    }
+
+    fn errors(text: &str) -> Vec<String> {
+        let show = |error: &InputError| {
+            let at = error.span.as_ref().map_or("-".into(), |span| format!("{}:{}", span.line(), span.column()));
+            let help = error.help.as_ref().map(|help| format!(" | {help}")).unwrap_or_default();
+            format!("{at} {}{help}", error.message)
+        };
+        load(text).unwrap_err().0.iter().map(show).collect()
+    }
+
+    #[test]
+    fn a_group_may_be_declared_after_its_use() {
+        let inventory = load("[k8s_cluster:children]\nkube_node\n[kube_node:vars]\nx = 1\n[kube_node]\nn1\n").unwrap();
+        assert_eq!(inventory.hosts_of("k8s_cluster"), ["n1"]);
+        assert_eq!(inventory.groups["kube_node"].depth, 2);
+        assert_eq!(inventory.group_names("n1"), ["k8s_cluster", "kube_node"]);
+        assert!(inventory.groups["kube_node"].vars.contains_key("x"));
+    }
+
+    #[test]
+    fn deeper_groups_and_higher_priorities_come_last() {
+        let text = "[b]\nn1\n[a]\nn1\n[c]\nn1\n[p:children]\na\n[b:vars]\nansible_group_priority=5\n";
+        let inventory = load(text).unwrap();
+        let order: Vec<&str> = inventory.groups_of("n1").into_iter().map(|group| group.name.as_str()).collect();
+        assert_eq!(order, ["all", "c", "p", "b", "a"]);
+        assert!(!inventory.groups["b"].vars.contains_key("ansible_group_priority"));
+    }
+
+    #[test]
+    fn a_comment_inside_of_a_word_is_a_warning() {
+        let inventory = load("n1 ansible_become_pass=se#cret\n").unwrap();
+        assert_eq!(inventory.warnings[0].span.as_ref().unwrap().column(), 26);
+        assert_eq!(inventory.hosts["n1"].vars["ansible_become_pass"].value.as_str(), Some("se"));
+    }
+
+    #[test]
+    fn every_mistake_points_at_its_place() {
+        let cases = [
+            (
+                "n1 a = 1",
+                "1:4 expected name=value, found `a` | one host a line; no spaces around `=`; quote a value with spaces",
+            ),
+            ("n1 =1", "1:4 the name before `=` is missing | no spaces around `=`"),
+            ("n1 a='x", "1:6 the quote is not closed | add ' at the end of the value"),
+            ("n1 a-b=1", "1:4 invalid variable name: `a-b` | use letters, digits and `_`"),
+            ("a=1", "1:1 expected a host name, found a variable | variables of a group stand under [ungrouped:vars]"),
+            ("n[3:1]", "1:1 the range [3:1] ends before it begins"),
+            ("---\nn1", "1:1 invalid host name: `---`; expected letters, digits, `-`, `_` and `.`, or an address"),
+            ("[a", "1:1 the section header lacks its `]` | expected [GROUP], [GROUP:children] or [GROUP:vars]"),
+            ("[a:childern]", "1:1 unknown kind of section: childern | did you mean [a:children]?"),
+            (
+                "n1\n[a:children]\nn2 x=1",
+                "3:1 expected one group name, found `n2 x=1` | [a:children] lists groups, one a line",
+            ),
+            (
+                "n1\n[kube_node]\n[a:children]\nkube_nod",
+                "4:1 undefined group: kube_nod (a child of a) | did you mean `kube_node`?",
+            ),
+            ("n1\n[nope:vars]\nx=1", "2:1 undefined group: nope | declare it: [nope]"),
+            ("n1\n[a]\n[a:vars]\nx: 1", "4:1 expected name=value in [a:vars] | write `=`, not `:`"),
+            ("n1\n[a:children]\na", "3:1 group a cannot contain itself | remove one of the two memberships"),
+            (
+                "n1\n[a]\n[b]\n[a:children]\nb\n[b:children]\na",
+                "7:1 groups contain each other: a is already above b | remove one of the two memberships",
+            ),
+            (
+                "[kube-master]\nn1",
+                "1:1 group kube-master is called kube_control_plane now | rename the group to kube_control_plane",
+            ),
+            ("[a]\nn1\n[a:vars]\nansible_group_priority=x", "4:1 ansible_group_priority must be an integer, found x"),
+            ("[a]", "- the inventory has no hosts | list at least one host, or name another file with -i"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(errors(text), [expected], "{text}");
+        }
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_at_once() {
+        assert_eq!(errors("n1 a\n[b:children]\nc\n[d\nskipped = x y\n[e]\nn:x\n").len(), 4);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in "[\\[\\]a-c:=\"'#;\\\\0-2 \\t\\n\\ré,{}-]{0,80}") {
+            let _ = load(&text);
+        }
+
+        #[test]
+        fn values_of_host_lines_round_trip(words in proptest::collection::vec("[ -~é]{0,15}", 1..4)) {
+            // A POSIX shell word in single quotes, around a Python literal.
+            let line: String = words.iter().enumerate()
+                .map(|(i, word)| {
+                    let literal = format!("'{}'", word.replace('\\', "\\\\").replace('\'', "\\'"));
+                    format!(" v{i}='{}'", literal.replace('\'', "'\"'\"'"))
+                })
+                .collect();
+            let inventory = load(&format!("n1{line}\n")).unwrap();
+            for (i, word) in words.iter().enumerate() {
+                prop_assert_eq!(inventory.hosts["n1"].vars[&format!("v{i}")].value.as_str(), Some(word.as_str()));
+            }
+        }
+    }
+}

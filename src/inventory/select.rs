@@ -180,3 +180,78 @@ impl Matcher {
 fn escape_braces(name: &str) -> String {
     name.replace('{', "\\{").replace('}', "\\}")
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::inventory::Inventory;
+    use crate::vars::Vault;
+
+    fn inventory() -> Inventory {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hosts.ini");
+        let text = "[kube_control_plane]\nn1\nn2\nn3\n[kube_node]\nn3\nn4\nn5.lab\n[etcd:children]\nkube_control_plane\n\
+                    [k8s_cluster:children]\nkube_control_plane\nkube_node\n[empty]\n[other]\n10.0.0.1\n2001:db8::1\n";
+        std::fs::write(&file, text).unwrap();
+        Inventory::load(&[file], &Vault::default()).unwrap()
+    }
+
+    #[test]
+    fn patterns_select_as_in_ansible() {
+        let inventory = inventory();
+        // Checked against `ansible PATTERN --list-hosts` of ansible-core 2.19.14.
+        let cases = [
+            ("all", "10.0.0.1 2001:db8::1 n1 n2 n3 n4 n5.lab"),
+            ("*", "10.0.0.1 2001:db8::1 n1 n2 n3 n4 n5.lab"),
+            ("n4", "n4"),
+            ("kube_node", "n3 n4 n5.lab"),
+            ("etcd", "n1 n2 n3"),
+            ("kube_node:kube_control_plane", "n3 n4 n5.lab n1 n2"),
+            ("kube_node,n1", "n3 n4 n5.lab n1"),
+            ("kube_node:&etcd", "n3"),
+            ("k8s_cluster:!etcd", "n4 n5.lab"),
+            ("!etcd:k8s_cluster", "n4 n5.lab"),
+            ("!k8s_cluster", "10.0.0.1 2001:db8::1"),
+            ("kube_node[0]", "n3"),
+            ("kube_node[-1]", "n5.lab"),
+            ("kube_node[1:]", "n4 n5.lab"),
+            ("kube_node[0:1]:n1", "n3 n4 n1"),
+            ("*.lab", "n5.lab"),
+            ("~n[45]", "n4 n5.lab"),
+            ("kube_*", "n1 n2 n3 n4 n5.lab"),
+            ("10.0.0.1", "10.0.0.1"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("empty", ""),
+            ("localhost", "localhost"),
+            (" n1 , n2 ", "n1 n2"),
+        ];
+        for (pattern, expected) in cases {
+            assert_eq!(inventory.select(pattern).unwrap().join(" "), expected, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_limit_file_holds_one_term_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("retry");
+        std::fs::write(&file, "n1\n\nn4\n!n1\n").unwrap();
+        assert_eq!(inventory().select(&format!("@{}", file.display())).unwrap(), ["n4"]);
+        assert!(inventory().select("@/nonexistent").is_err());
+    }
+
+    #[test]
+    fn what_matches_nothing_is_an_error() {
+        let error = inventory().select("kube_nodes").unwrap_err();
+        assert_eq!(error.message, "no host or group matches `kube_nodes`");
+        assert_eq!(error.help.as_deref(), Some("did you mean `kube_node`?"));
+        for bad in ["", "x*", "~x(", "n1:!nope", "kube_node[7]", ",", "n1:&nope", "[", "~zz", "n[12]"] {
+            assert!(inventory().select(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics(pattern in "[n1-5a-z_.*?~!&:,\\[\\]@(){}\\\\é -]{0,20}") {
+            let _ = inventory().select(&pattern);
+        }
+    }
+}

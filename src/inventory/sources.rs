@@ -29,12 +29,25 @@ impl Inventory {
     /// Reads every source in order and merges them. A path with a comma that does not exist is a list of hosts
     /// (`n1,n2` or `n1,`).
     pub fn load(paths: &[PathBuf], vault: &Vault) -> Result<Self, InputErrors> {
-        let mut builder = Builder::new();
-        for path in paths {
-            read_source(path, vault, &mut builder);
-        }
+        read_all(paths, vault).finish()
+    }
+
+    /// Reads sources as [`Inventory::load`] does and adds the groups of a cluster that they do not declare:
+    /// `kube_control_plane`, `kube_node`, `etcd`, `calico_rr` and, above all but `etcd`, `k8s_cluster`. Kubespray makes
+    /// `k8s_cluster` at run time, so that an inventory need not have it.
+    pub fn load_cluster(paths: &[PathBuf], vault: &Vault) -> Result<Self, InputErrors> {
+        let mut builder = read_all(paths, vault);
+        builder.add_cluster_groups();
         builder.finish()
     }
+}
+
+fn read_all(paths: &[PathBuf], vault: &Vault) -> Builder {
+    let mut builder = Builder::new();
+    for path in paths {
+        read_source(path, vault, &mut builder);
+    }
+    builder
 }
 
 fn read_source(path: &Path, vault: &Vault, builder: &mut Builder) {

@@ -126,3 +126,59 @@ fn members(node: &Node, what: &str, builder: &mut Builder) -> Vec<(Node, Node)> 
         None => section(node, what, builder).unwrap_or_default().to_vec(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::Inventory;
+    use crate::source::InputErrors;
+    use proptest::prelude::*;
+
+    fn load(text: &str) -> Result<Inventory, InputErrors> {
+        let mut builder = Builder::new();
+        read(&Source::new("hosts.yml", text), &Vault::default(), &mut builder);
+        builder.finish()
+    }
+
+    #[test]
+    fn mistakes_point_at_the_line() {
+        let cases = [
+            ("", "hosts.yml:1: expected a mapping of groups, found nothing"),
+            ("- n1\n", "hosts.yml:1: expected a mapping of groups, found a list"),
+            ("plugin: aws_ec2\n", "hosts.yml:1: inventory plugins are not supported: this file configures one"),
+            ("all:\n  host: {n1: }\n", "hosts.yml:2: unknown key in group all: host"),
+            ("all:\n  hosts:\n    - n1\n", "hosts.yml:3: expected a mapping for hosts of group all, found a list"),
+            ("all: {hosts: {n1: x}}\n", "hosts.yml:1: expected a mapping for host n1, found a string"),
+            ("all: {hosts: {1: }}\n", "hosts.yml:1: a host name must be a string, found an integer"),
+            ("all: {hosts: {n1: {a-b: 1}}}\n", "hosts.yml:1: invalid variable name: `a-b`"),
+            (
+                "a: {children: {b: {children: {a: }}}, hosts: n1}\n",
+                "hosts.yml:1: groups contain each other: b is already above a",
+            ),
+            (
+                "all: {hosts: {n1: {x: !vault y}}}\n",
+                "hosts.yml:1: not in the format of ansible-vault: no content after the header",
+            ),
+            (
+                "all:\n  hosts:\n\tn1:\n",
+                "hosts.yml:3: invalid YAML: tabs disallowed within this context (block indentation)",
+            ),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(load(text).unwrap_err().to_string(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_single_name_stands_for_a_mapping() {
+        let inventory = load("all: {children: web}\nweb: {hosts: n1}\n").unwrap();
+        assert_eq!(inventory.hosts_of("web"), ["n1"]);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in "(all|a|b|hosts|children|vars|n1|x|:|: |\\{|\\}|\\n|\\n  |\\n    |, |- |1|!vault |&a |\\*a |<<){0,30}") {
+            let _ = load(&text);
+        }
+    }
+}
