@@ -18,7 +18,7 @@ impl FromStr for Memory {
     type Err = InputError;
 
     fn from_str(text: &str) -> Result<Self, InputError> {
-        let bad = || InputError::new(format!("`{text}` is not a size of memory")).help("write for example 512M or 2G");
+        let bad = || InputError::new(format!("`{text}` is not a size of memory, write for example 512M or 2G"));
         let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let unit = text[number.len()..].to_ascii_uppercase();
         let mut letters = unit.chars();

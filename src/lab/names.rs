@@ -47,8 +47,9 @@ impl FromStr for LabName {
     fn from_str(text: &str) -> Result<Self, InputError> {
         let letters = !text.is_empty() && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
         if !letters || text.len() > 32 || text.starts_with('-') || text.ends_with('-') {
-            return Err(InputError::new(format!("`{text}` is not a name for a lab"))
-                .help("1 to 32 lower-case letters, digits and hyphens, a letter or digit at both ends"));
+            return Err(InputError::new(format!(
+                "`{text}` is not a name for a lab: 1 to 32 of a-z, 0-9 and `-`, no `-` at either end"
+            )));
         }
         Ok(Self(text.to_owned()))
     }

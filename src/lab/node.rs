@@ -78,8 +78,9 @@ impl<'a> Node<'a> {
 
     fn nspawn_args(&self) -> Vec<String> {
         let mut args: Vec<String> = [
-            "--boot",
             "--quiet",
+            // As --boot has it: asks systemd to power off (systemd(1), SIGRTMIN+4).
+            "--kill-signal=SIGRTMIN+4",
             // The machine may have no systemd to register with; cgroups and network are ours.
             "--register=no",
             "--keep-unit",
@@ -102,13 +103,16 @@ impl<'a> Node<'a> {
         if Path::new("/lib/modules").is_dir() {
             args.push("--bind-ro=/lib/modules".into());
         }
+        args.push(rootfs::INIT.into());
         args
     }
 
     /// Switches the node off as its power button would, and kills what is left after [`STOP_WITHIN`].
     pub fn stop(&self) -> Result<(), LabError> {
         // SIGTERM makes systemd-nspawn ask the node's PID 1 to power off (systemd-nspawn(1), --kill-signal).
-        if let Some(nspawn) = self.init().and_then(parent) {
+        // It may have been killed, and the node be a child of the machine's own PID 1 by now.
+        let ours = cgroup::pids(&self.lab.cgroups, &self.spec.name);
+        if let Some(nspawn) = self.init().and_then(parent).filter(|pid| ours.contains(pid)) {
             signal(nspawn, Signal::TERM);
             let deadline = Instant::now() + STOP_WITHIN;
             while self.is_running() && Instant::now() < deadline {

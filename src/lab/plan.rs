@@ -1,7 +1,7 @@
 //! From what was asked and what exists to the lab as it should be. Pure: nothing is made here.
 
 use super::{Lab, LabName, Memory, MemoryFor, NodeSpec, network, state};
-use crate::source::{InputError, near_miss};
+use crate::source::InputError;
 use ipnet::Ipv4Net;
 use std::path::PathBuf;
 
@@ -51,11 +51,7 @@ pub fn plan(
         let Some(name) = &asked.node else { continue };
         let Some(node) = lab.nodes.iter_mut().find(|node| node.name == *name) else {
             let names: Vec<_> = lab.nodes.iter().map(|node| node.name.as_str()).collect();
-            let error = InputError::new(format!("--memory is for `{name}`, but the nodes are {}", names.join(", ")));
-            return Err(match near_miss(name, names.iter().copied()) {
-                Some(near) => error.help(format!("did you mean `{near}`?")),
-                None => error,
-            });
+            return Err(InputError::new(format!("--memory is for `{name}`, but the nodes are {}", names.join(", "))));
         };
         node.memory = asked.memory;
     }
@@ -124,7 +120,6 @@ mod tests {
     fn what_cannot_be_is_an_error() {
         let error = plan(&request(Some(2), &["n22=1G"]), None, fresh).unwrap_err();
         assert_eq!(error.to_string(), "--memory is for `n22`, but the nodes are n1, n2");
-        assert_eq!(error.help.as_deref(), Some("did you mean `n2`?"));
         for nodes in [0, 100] {
             assert!(plan(&request(Some(nodes), &[]), None, fresh).is_err());
         }

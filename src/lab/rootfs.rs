@@ -33,7 +33,7 @@ const PACKAGES: &[&str] = &[
     "python3",
 ];
 
-/// Units that have no business in a container: with a writable /sys, udev would trigger the machine's own devices.
+/// Units that have no business in a container: udev would trigger the machine's own devices, debugfs is the machine's.
 const MASKED: &[&str] = &[
     "apt-daily-upgrade.timer",
     "apt-daily.timer",
@@ -45,6 +45,10 @@ const MASKED: &[&str] = &[
     "systemd-udevd.service",
     "systemd-udevd-control.socket",
     "systemd-udevd-kernel.socket",
+    "sys-fs-fuse-connections.mount",
+    "sys-kernel-config.mount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
 ];
 
 /// Path, mode, contents.
@@ -52,12 +56,14 @@ const FILES: &[(&str, u32, &str)] = &[
     ("etc/sudoers.d/kprov", 0o440, "kprov ALL=(ALL) NOPASSWD: ALL\n"),
     // Containers whose PID 1 ignores SIGTERM would hold up every stop and reboot for systemd's 90 s.
     ("etc/systemd/system.conf.d/kprov-lab.conf", 0o644, "[Manager]\nDefaultTimeoutStopSec=5s\n"),
-    ("etc/systemd/system/kprov-lab-node.service", 0o644, include_str!("node.service")),
-    ("usr/local/lib/kprov-lab/prepare-node", 0o755, include_str!("prepare-node.sh")),
+    ("usr/local/lib/kprov-lab/init", 0o755, include_str!("init.sh")),
 ];
 
 /// Directories that are bind mounts of plain ones at run time.
 pub const VOLUMES: [&str; 3] = ["containerd", "etcd", "kubelet"];
+
+/// What a node starts with, inside.
+pub const INIT: &str = "/usr/local/lib/kprov-lab/init";
 
 /// The user that the inventory names, and its id.
 pub const USER: &str = "kprov";
@@ -101,11 +107,10 @@ fn make(release: &str, mirror: &str, dir: &Path) -> Result<(), LabError> {
         write(&path, contents)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(*mode)).map_err(LabError::io(&path))?;
     }
-    let units = dir.join("etc/systemd/system");
     for unit in MASKED {
-        link("/dev/null", &units.join(unit))?;
+        let path = dir.join("etc/systemd/system").join(unit);
+        symlink("/dev/null", &path).map_err(LabError::io(&path))?;
     }
-    link("../kprov-lab-node.service", &units.join("sysinit.target.wants/kprov-lab-node.service"))?;
     for volume in VOLUMES {
         let path = dir.join("var/lib").join(volume);
         fs::create_dir_all(&path).map_err(LabError::io(&path))?;
@@ -178,11 +183,6 @@ fn write(path: &Path, contents: &str) -> Result<(), LabError> {
         fs::create_dir_all(parent).map_err(LabError::io(parent))?;
     }
     fs::write(path, contents).map_err(LabError::io(path))
-}
-
-fn link(to: &str, path: &Path) -> Result<(), LabError> {
-    let _ = fs::remove_file(path);
-    symlink(to, path).map_err(LabError::io(path))
 }
 
 #[cfg(test)]

@@ -87,24 +87,29 @@ pub fn start(lab: &Lab, nodes: &[String], progress: Progress) -> Result<(), LabE
     .map(drop)
 }
 
-/// Cuts or mends the link between a node and the lab's bridge; it stays so over a reboot.
+/// Cuts or mends the link between a node and the lab's bridge; it stays cut over a reboot, and until `up`.
 pub fn set_link(lab: &Lab, node: &str, link: LinkState) -> Result<(), LabError> {
     check_requirements()?;
     let node = Node::new(lab, lab.node(node)?);
-    let mark = node.cut_mark();
-    let direction = match link {
+    match link {
+        LinkState::Up => mend_link(&node),
         LinkState::Cut => {
-            fs::write(&mark, "").map_err(LabError::io(&mark))?;
-            "down"
+            fs::write(node.cut_mark(), "").map_err(LabError::io(node.cut_mark()))?;
+            plug(&node, "down")
         }
-        LinkState::Up => {
-            if mark.exists() {
-                fs::remove_file(&mark).map_err(LabError::io(&mark))?;
-            }
-            "up"
-        }
-    };
-    // A node that is off has no cable.
+    }
+}
+
+pub fn mend_link(node: &Node) -> Result<(), LabError> {
+    if !node.cut_mark().exists() {
+        return Ok(());
+    }
+    fs::remove_file(node.cut_mark()).map_err(LabError::io(node.cut_mark()))?;
+    plug(node, "up")
+}
+
+/// A node that is off has no cable.
+fn plug(node: &Node, direction: &str) -> Result<(), LabError> {
     if network::interface_exists(&node.link()) {
         run("ip", ["link", "set", &node.link(), direction])?;
     }

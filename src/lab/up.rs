@@ -15,13 +15,18 @@ pub fn up(request: &Request, progress: Progress) -> Result<Lab, LabError> {
         Some(lab) => lab.rootfs,
         None => rootfs::ensure(progress)?,
     };
-    let _lock = state::lock(&state::directory(&request.name), progress)?;
-    let lab = record(request, rootfs, progress)?;
+    let dir = state::directory(&request.name);
+    let _lock = state::lock(&dir, progress)?;
+    let lab = record(request, rootfs, progress).inspect_err(|_| {
+        // A new lab that cannot be leaves no directory; one with contents stays.
+        let _ = std::fs::remove_dir(&dir);
+    })?;
     sysctl::raise(progress)?;
     network::ensure(&lab)?;
     let user_key = inventory::user_key(&lab)?;
     let host_keys = each_node(&lab, |node| {
         let host_key = node.prepare(&user_key)?;
+        status::mend_link(node)?;
         node.launch()?;
         Ok(host_key)
     })?;

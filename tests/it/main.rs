@@ -2,6 +2,7 @@
 
 mod agent;
 mod artifacts;
+mod lab;
 mod sshd;
 mod template;
 mod transport;
