@@ -93,14 +93,8 @@ pub fn kernel(node: &Node<'_>) -> Checked {
             findings.push(missing(node, module, setting));
         }
     };
-    if plugin.value != "none" {
-        need(&["bridge", "br_netfilter", "veth"], &plugin);
-    }
-    if plugin.value == "flannel" {
-        need(&["vxlan"], &plugin);
-    }
+    need(&["bridge", "br_netfilter", "veth"], &plugin);
     match proxy.value.as_str() {
-        "ipvs" => need(&["ip_vs", "ip_vs_rr", "ip_vs_wrr", "ip_vs_sh", "nf_conntrack"], &proxy),
         "nftables" => need(&["nf_tables", "nf_conntrack"], &proxy),
         _ => need(&["nf_conntrack"], &proxy),
     }
@@ -223,13 +217,13 @@ mod tests {
     fn kernel_features_of_the_chosen_options() {
         let mut cluster = Fixture::three();
         assert_eq!(cluster.run(kernel), []);
-        cluster.var("kube_proxy_mode", "ipvs");
-        let lines = cluster.lines(kernel);
-        assert_eq!(lines.len(), 3 * 4);
-        assert!(lines[0].starts_with("n1 : kernel : found no ip_vs, required ip_vs for ipvs (kube_proxy_mode, "));
         cluster.var("kube_proxy_mode", "nftables");
         let bare = facts([("release", "5.10.0-1-amd64".into()), ("has", facts([("nf_tables", true.into())]))]);
         cluster.kprov("n3", "kernel", bare);
+        let lines = cluster.lines(kernel);
+        assert!(
+            lines[0].starts_with("n3 : kernel : found no bridge, required bridge for bridge (kube_network_plugin, ")
+        );
         let found: Vec<String> = cluster.run(kernel).into_iter().map(|finding| finding.found).collect();
         let expected =
             ["no bridge", "no br_netfilter", "no veth", "no nf_conntrack", "no overlay", "Linux 5.10.0-1-amd64"];

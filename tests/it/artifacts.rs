@@ -2,7 +2,10 @@
 
 use kprov::artifacts::{Artifact, ArtifactError, Catalog, Location, Resolved, Store};
 use kprov::source::{InputError, Source, Span};
+use kprov::template::{Scope, Templar};
 use kprov::value::Value;
+use kprov::vars::{Var, VarMap};
+use kprov::yaml;
 use sha2::Digest as _;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -357,4 +360,117 @@ fn a_version_without_a_digest_names_the_variable_that_takes_one() {
     let error = catalog(&["upstream"], b"", b"").unwrap().resolve("tol", None, "amd64").unwrap_err();
     assert_eq!(error.help.as_deref(), Some("did you mean `tool`?"));
     assert!(catalog(&["upstream"], b"", b"").unwrap().resolve("tool", None, "s390x").is_err());
+}
+
+/// kprov's own defaults with some of the user's on top.
+struct Shipped(VarMap);
+
+impl Shipped {
+    fn with(extra: &[(&str, &str)]) -> Arc<dyn Scope> {
+        let mut vars = VarMap::new();
+        for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/group_vars/all")).unwrap() {
+            let source = Source::read(&entry.unwrap().path()).unwrap();
+            let node = yaml::load(&source).unwrap();
+            for (name, value) in node.to_value().as_map().unwrap() {
+                let fresh = vars.insert(name.clone(), Var::at(value.clone(), source.span(0, 0))).is_none();
+                assert!(fresh, "{name} is set twice in group_vars/all");
+            }
+        }
+        for (name, value) in extra {
+            vars.insert((*name).to_owned(), Var::at(*value, Source::new("hosts.ini", "").span(0, 0)));
+        }
+        Arc::new(Self(vars))
+    }
+}
+
+impl Scope for Shipped {
+    fn lookup(&self, name: &str) -> Option<Var> {
+        self.0.get(name).cloned()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
+    fn hosts(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn host(&self, _: &str) -> Option<Arc<dyn Scope>> {
+        None
+    }
+}
+
+fn shipped(extra: &[(&str, &str)]) -> Catalog {
+    let (scope, templar) = (Shipped::with(extra), Templar::new());
+    Catalog::from_vars(Path::new("/"), &|name| {
+        let Some(var) = scope.lookup(name) else { return Ok(None) };
+        let value = templar.render(&var.value, &scope).map_err(|e| InputError::new(e.to_string()))?;
+        Ok(Some((value, var.origin)))
+    })
+    .unwrap()
+}
+
+#[test]
+fn the_shipped_catalogue_pins_every_file_of_the_pinned_lines() {
+    for version in ["1.36.0", "1.35.4"] {
+        let catalog = shipped(&[("kube_version", version)]);
+        for arch in ["amd64", "arm64"] {
+            for name in catalog.names() {
+                match catalog.resolve(name, None, arch).unwrap() {
+                    Resolved::File(artifact) => {
+                        let url = format!("https://{}", artifact.path);
+                        assert_eq!(artifact.candidates[0].location, Location::Url(url));
+                    }
+                    Resolved::Pull { image } => assert!(image.starts_with("registry.k8s.io/"), "{image}"),
+                }
+            }
+        }
+    }
+    let error = shipped(&[("kube_version", "1.37.0")]).resolve("kubernetes", None, "amd64").unwrap_err();
+    assert!(
+        error.message.starts_with("kubernetes 1.37.0 for amd64 (kube_version): no digest of it is known"),
+        "{error}"
+    );
+    assert!(error.help.unwrap().starts_with("give its digest: kubernetes_checksums: {amd64: {\"1.37.0\": "));
+    assert_eq!(error.span.unwrap().to_string(), "hosts.ini:1");
+}
+
+#[test]
+fn mirrors_and_proxies_of_kubespray_inventories_are_asked() {
+    let etcd = "{{ files_repo }}/github.com/etcd-io/etcd/releases/download/v{{ etcd_version }}/\
+                etcd-v{{ etcd_version }}-linux-{{ image_arch }}.tar.gz";
+    let catalog = shipped(&[
+        ("files_repo", "http://files/"),
+        ("github_url", "https://proxy/gh/"),
+        ("etcd_download_url", etcd),
+        ("ansible_architecture", "x86_64"),
+    ]);
+    let urls = |name| -> Vec<String> {
+        resolve(&catalog, name).candidates.iter().map(|candidate| candidate.location.to_string()).collect()
+    };
+    assert_eq!(
+        urls("runc"),
+        [
+            "http://files/github.com/opencontainers/runc/releases/download/v1.4.3/runc.amd64",
+            "https://proxy/gh/opencontainers/runc/releases/download/v1.4.3/runc.amd64",
+        ]
+    );
+    let path = "github.com/etcd-io/etcd/releases/download/v3.6.14/etcd-v3.6.14-linux-amd64.tar.gz";
+    // The double slash is the user's: `files_repo` ends with one.
+    assert_eq!(urls("etcd"), [format!("http://files/{path}"), format!("http://files//{path}")]);
+    assert_eq!(urls("kubernetes")[1], "https://dl.k8s.io/v1.36.0/kubernetes-server-linux-amd64.tar.gz");
+}
+
+#[test]
+fn every_shipped_variable_is_declared() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/playbooks/argument_specs.yml");
+    let specs = yaml::load(&Source::read(Path::new(path)).unwrap()).unwrap().to_value();
+    let options = ["argument_specs", "main", "options"].iter().try_fold(&specs, |value, key| value.get(key)).unwrap();
+    for name in Shipped::with(&[]).names() {
+        assert!(
+            options.get(&name).is_some(),
+            "{name} of group_vars/all is not declared in playbooks/argument_specs.yml"
+        );
+    }
 }
