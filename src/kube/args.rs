@@ -20,7 +20,7 @@ pub const NAMES: &[&str] = &["k8s", "kubernetes.core.k8s", "k8s_info", "kubernet
 pub enum Task {
     Apply(Vec<Object>),
     Delete(Vec<Object>),
-    Info(Query),
+    Info(Box<Query>),
 }
 
 impl Task {
@@ -106,7 +106,7 @@ fn k8s_info(mut args: Args<'_>) -> Result<Task, ArgError> {
         return Err(ArgError::new("wait_condition", "`wait_condition` means nothing without `wait: true`"));
     }
     query.wait = wait.then(|| Wait { condition, timeout: Duration::from_secs(timeout) });
-    Ok(Task::Info(query))
+    Ok(Task::Info(Box::new(query)))
 }
 
 fn condition(map: Map) -> Result<Condition, ArgError> {

@@ -181,10 +181,18 @@ pub mod args;
 pub mod testing;
 
 modules! {
+    /// A key on this node and a certificate for it.
+    Certificate = certificate: "certificate";
+    /// A CA on this node.
+    CertificateAuthority = certificate_authority: "certificate_authority";
     /// A program, with or without a shell.
     Command = command: "command" | "shell";
     /// Permissions, owner and kind of a path.
     File = file: "file";
+    /// A file with which a component reaches the API server.
+    Kubeconfig = kubeconfig: "kubeconfig";
+    /// The key pair of service account tokens.
+    ServiceAccountKey = service_account_key: "service_account_key";
     /// Running and enabling of a systemd unit, and reloading of unit files.
     Systemd = systemd: "systemd" | "systemd_service" | "service";
 }

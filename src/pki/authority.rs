@@ -1,11 +1,11 @@
 //! Certificate authorities: making one, and signing with one that is on this node.
 
-use super::request::Subject;
-use super::{Certificate, Key, PkiError, SigningRequest, USAGES};
+use super::request::{Subject, alternative_names};
+use super::{Certificate, Key, MAX_DAYS, PkiError, SigningRequest, USAGES, requested};
 use crate::modules::Failure;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyUsagePurpose, SerialNumber,
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use time::{Duration, OffsetDateTime};
@@ -26,7 +26,7 @@ pub fn create_authority(common_name: &str, days: u32) -> Result<(String, Key), P
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.serial_number = Some(serial_number()?);
     params.not_before = now - BACKDATED;
-    params.not_after = now + Duration::days(days.into());
+    params.not_after = expiry(now, days)?;
     Ok((params.self_signed(key.pair())?.pem(), key))
 }
 
@@ -59,12 +59,6 @@ enum SignError {
     Expired(String),
     #[error("the request names no usage, expected one of {all}", all = USAGES.join(", "))]
     NoUsage,
-    #[error(
-        "the request's subject holds what kprov does not sign; expected a common name and one organization at most"
-    )]
-    Subject,
-    #[error("the request asks for the name {0}; expected DNS names and IP addresses")]
-    AlternativeName(String),
 }
 
 fn issue(ca_certificate: &str, ca_key: &str, request: &SigningRequest) -> Result<String, SignError> {
@@ -87,18 +81,9 @@ fn issue(ca_certificate: &str, ca_key: &str, request: &SigningRequest) -> Result
     let csr = CertificateSigningRequestParams::from_pem(&request.csr).map_err(PkiError::Request)?;
 
     let mut params = CertificateParams::default();
-    for (kind, _) in csr.params.distinguished_name.iter() {
-        if !matches!(kind, DnType::CommonName | DnType::OrganizationName) {
-            return Err(SignError::Subject);
-        }
-    }
-    params.distinguished_name = csr.params.distinguished_name;
-    for name in &csr.params.subject_alt_names {
-        if !matches!(name, SanType::DnsName(_) | SanType::IpAddress(_)) {
-            return Err(SignError::AlternativeName(format!("{name:?}")));
-        }
-    }
-    params.subject_alt_names = csr.params.subject_alt_names;
+    let (subject, sans) = requested(&request.csr)?;
+    params.distinguished_name = subject.distinguished_name()?;
+    params.subject_alt_names = alternative_names(&sans)?;
     // Says that it is no CA, and makes the library write the subject key identifier.
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -106,11 +91,18 @@ fn issue(ca_certificate: &str, ca_key: &str, request: &SigningRequest) -> Result
     params.use_authority_key_identifier_extension = true;
     params.serial_number = Some(serial_number()?);
     params.not_before = now - BACKDATED;
-    params.not_after = (now + Duration::days(request.days.into())).min(ca.not_after);
+    params.not_after = expiry(now, request.days)?.min(ca.not_after);
 
     let issuer = Issuer::from_ca_cert_pem(ca_certificate, key.pair()).map_err(PkiError::Make)?;
     let certificate = params.signed_by(&csr.public_key, &issuer).map_err(PkiError::Make)?;
     Ok(certificate.pem() + &ca.to_pem())
+}
+
+fn expiry(now: OffsetDateTime, days: u32) -> Result<OffsetDateTime, PkiError> {
+    if days > MAX_DAYS {
+        return Err(PkiError::Days(days));
+    }
+    Ok(now + Duration::days(days.into()))
 }
 
 fn purpose(usage: &str) -> Result<ExtendedKeyUsagePurpose, PkiError> {

@@ -1,12 +1,11 @@
 //! What a certificate says: for whom, by whom, until when.
 
-use super::{Key, PkiError, Subject, normal_name};
+use super::request::name_text;
+use super::{Key, PkiError, Subject};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
-use std::net::IpAddr;
 use time::OffsetDateTime;
-use x509_parser::extensions::GeneralName;
 use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -63,16 +62,10 @@ impl Certificate {
 
     fn from_der(der: Vec<u8>) -> Result<Self, PkiError> {
         let (_, x509) = X509Certificate::from_der(&der).map_err(|_| PkiError::Certificate)?;
-        let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| {
-            attribute.as_str().map(ToOwned::to_owned).map_err(|_| PkiError::Certificate)
-        };
-        let subject = Subject {
-            common_name: x509.subject().iter_common_name().next().map(text).transpose()?.unwrap_or_default(),
-            organization: x509.subject().iter_organization().map(text).collect::<Result<_, _>>()?,
-        };
+        let subject = Subject::read(x509.subject())?;
         let names = x509.subject_alternative_name().map_err(|_| PkiError::Certificate)?;
         let mut sans: Vec<String> =
-            names.iter().flat_map(|extension| &extension.value.general_names).map(name).collect();
+            names.iter().flat_map(|extension| &extension.value.general_names).map(name_text).collect();
         sans.sort();
         let usage = x509.extended_key_usage().map_err(|_| PkiError::Certificate)?;
         let mut usages: Vec<String> = usage.map_or(Vec::new(), |extension| {
@@ -132,21 +125,4 @@ impl Certificate {
     pub fn has_key(&self, key: &Key) -> bool {
         X509Certificate::from_der(&self.der).is_ok_and(|(_, x509)| x509.public_key().raw == key.public_der())
     }
-}
-
-/// The normal form; what kprov never asks for (an e-mail address, a URI) keeps a form that equals no name.
-fn name(name: &GeneralName<'_>) -> String {
-    let address = |octets: &[u8]| {
-        <[u8; 4]>::try_from(octets)
-            .map(IpAddr::from)
-            .or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from))
-            .map(|address| address.to_string())
-            .ok()
-    };
-    match name {
-        GeneralName::DNSName(name) => normal_name(name).ok(),
-        GeneralName::IPAddress(octets) => address(octets),
-        _ => None,
-    }
-    .unwrap_or_else(|| name.to_string())
 }

@@ -12,12 +12,14 @@ mod certificate;
 mod key;
 mod kubeconfig;
 mod request;
+mod stored;
 
 pub use authority::{create_authority, sign};
 pub use certificate::Certificate;
 pub use key::Key;
 pub use kubeconfig::{Credential, Kubeconfig};
-pub use request::{Subject, normal_name, request};
+pub use request::{Subject, normal_name, request, requested};
+pub use stored::{Stored, stored_certificate, stored_key};
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +36,9 @@ pub struct SigningRequest {
     /// Days from now until it expires.
     pub days: u32,
 }
+
+/// The longest life that can be asked for, in days: a hundred years.
+pub const MAX_DAYS: u32 = 36_500;
 
 /// The extended key usages that a certificate can be asked for, as Kubernetes' CSR API names them.
 pub const USAGES: &[&str] = &["server auth", "client auth"];
@@ -53,6 +58,8 @@ pub enum PkiError {
     Usage(String),
     #[error("a subject holds one organization at most, not {0}")]
     Organizations(usize),
+    #[error("{0} days are more than a certificate's dates can say")]
+    Days(u32),
     #[error(transparent)]
     Make(#[from] rcgen::Error),
     #[error("random numbers: {0}")]

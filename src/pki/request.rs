@@ -5,6 +5,11 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, SanType};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::pem::parse_x509_pem;
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
 /// Whom a certificate is for: to Kubernetes the user and its group.
 ///
@@ -17,6 +22,17 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// Reads the attributes that kprov sets. Several common names become one text that equals no desired one.
+    pub(super) fn read(name: &X509Name<'_>) -> Result<Self, PkiError> {
+        let text = |attribute: &AttributeTypeAndValue<'_>| {
+            attribute.as_str().map(ToOwned::to_owned).map_err(|_| PkiError::Certificate)
+        };
+        Ok(Self {
+            common_name: name.iter_common_name().map(text).collect::<Result<Vec<_>, _>>()?.join(", "),
+            organization: name.iter_organization().map(text).collect::<Result<_, _>>()?,
+        })
+    }
+
     pub(super) fn distinguished_name(&self) -> Result<DistinguishedName, PkiError> {
         let mut name = DistinguishedName::new();
         match self.organization.as_slice() {
@@ -79,6 +95,42 @@ pub fn request(key: &Key, subject: &Subject, sans: &[String]) -> Result<String, 
     params.distinguished_name = subject.distinguished_name()?;
     params.subject_alt_names = alternative_names(sans)?;
     Ok(params.serialize_request(key.pair())?.pem()?)
+}
+
+/// Whom a request is for, and under which names (normal form, sorted). Does not verify its signature.
+pub fn requested(csr: &str) -> Result<(Subject, Vec<String>), PkiError> {
+    let bad = || PkiError::Request(rcgen::Error::CouldNotParseCertificationRequest);
+    let (_, block) = parse_x509_pem(csr.as_bytes()).map_err(|_| bad())?;
+    let (_, csr) = X509CertificationRequest::from_der(&block.contents).map_err(|_| bad())?;
+    let subject = Subject::read(&csr.certification_request_info.subject)?;
+    let mut sans: Vec<String> = csr
+        .requested_extensions()
+        .into_iter()
+        .flatten()
+        .flat_map(|extension| match extension {
+            ParsedExtension::SubjectAlternativeName(names) => names.general_names.iter().map(name_text).collect(),
+            _ => Vec::new(),
+        })
+        .collect();
+    sans.sort();
+    Ok((subject, sans))
+}
+
+/// The normal form of a name; what kprov never asks for (an e-mail address, a URI) gets a form that equals no name.
+pub(super) fn name_text(name: &GeneralName<'_>) -> String {
+    let address = |octets: &[u8]| {
+        <[u8; 4]>::try_from(octets)
+            .map(IpAddr::from)
+            .or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from))
+            .map(|address| address.to_string())
+            .ok()
+    };
+    match name {
+        GeneralName::DNSName(name) => normal_name(name).ok(),
+        GeneralName::IPAddress(octets) => address(octets),
+        _ => None,
+    }
+    .unwrap_or_else(|| name.to_string())
 }
 
 #[cfg(test)]
