@@ -13,6 +13,7 @@ use crate::modules::Failure;
 use crate::pki::{self, SigningRequest};
 use crate::system::{Mode, System};
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsFd;
@@ -55,7 +56,7 @@ pub fn serve(
     thread::spawn(move || sign(&requests, &signer));
     let reader = shared.clone();
     let reading = thread::spawn(move || reader.read(input, skip.as_deref(), &jobs, &signing));
-    Worker { state: state.to_owned(), shared, output, system: None, failed: None }.work(&queue);
+    Worker { state: state.to_owned(), shared, output, system: None, failed: HashMap::new() }.work(&queue);
     reading.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread panicked")))
 }
 
@@ -149,8 +150,8 @@ struct Worker {
     output: Output,
     /// The node and its notified handlers, from [`ToAgent::Begin`] on.
     system: Option<(System, Pending)>,
-    /// The epoch in which a task failed, and the task's group.
-    failed: Option<(u32, Seq)>,
+    /// The epochs in which a task failed, and the task's group.
+    failed: HashMap<u32, Seq>,
 }
 
 impl Worker {
@@ -160,7 +161,7 @@ impl Worker {
             match job {
                 Job::Begin(mode) => {
                     self.system = Some((System::new(mode), Pending::new(&self.state, mode)));
-                    self.failed = None;
+                    self.failed.clear();
                 }
                 Job::Facts => {
                     // Of the node as it is, whatever has been planned.
@@ -182,7 +183,7 @@ impl Worker {
     }
 
     fn task(&mut self, task: &Task) -> TaskResult {
-        let dropped = self.failed.is_some_and(|(epoch, group)| epoch == task.epoch && group != task.group);
+        let dropped = self.failed.get(&task.epoch).is_some_and(|group| *group != task.group);
         if dropped || self.shared.stop.load(Ordering::Relaxed) {
             return TaskResult::Dropped;
         }
@@ -195,7 +196,7 @@ impl Worker {
 
     fn fail(&mut self, task: &Task) {
         if !task.ignore_errors {
-            self.failed = Some((task.epoch, task.group));
+            self.failed.insert(task.epoch, task.group);
         }
     }
 

@@ -3,9 +3,13 @@
 //! A verb's file has a fixed shape: `XxxArgs` (what was typed) and `run` (which returns the exit code). Everything the
 //! user sees goes through `ui`. Exit codes are Ansible's where Ansible has them: [`Exit`].
 
-pub mod inventory;
-pub mod lab;
-pub mod vars;
+mod apply;
+mod inventory;
+mod lab;
+mod plan;
+mod run;
+mod validate;
+mod vars;
 
 use clap::{Parser, Subcommand};
 
@@ -38,6 +42,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     Inventory(inventory::InventoryArgs),
+    Apply(apply::ApplyArgs),
+    Plan(plan::PlanArgs),
+    Validate(validate::ValidateArgs),
     Lab(lab::LabArgs),
     Vars(vars::VarsArgs),
 }
@@ -54,6 +61,9 @@ pub fn main() -> Exit {
     };
     match cli.verb {
         Verb::Inventory(args) => inventory::run(args),
+        Verb::Apply(args) => apply::run(args),
+        Verb::Plan(args) => plan::run(args),
+        Verb::Validate(args) => validate::run(args),
         Verb::Lab(args) => lab::run(args),
         Verb::Vars(args) => vars::run(args),
     }

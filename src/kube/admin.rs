@@ -76,6 +76,12 @@ impl IdentityRequest {
 }
 
 impl Identity {
+    /// Credentials that no cluster knows: for a plan made before there is an authority, when no server can answer.
+    pub fn of_nobody() -> Result<Self, Failure> {
+        let (certificate, key) = pki::create_authority("nobody", 1).map_err(|error| Failure::new(error.to_string()))?;
+        Ok(Self { authority: certificate.clone(), certificate, key: Secret::new(key.to_pem().as_str()) })
+    }
+
     /// The CA's certificate, in PEM.
     pub fn authority(&self) -> &str {
         &self.authority

@@ -1,0 +1,193 @@
+//! The flags that `apply`, `plan` and `validate` share, and the one way in which they run.
+
+use super::Exit;
+use crate::engine::event::{Event, Events};
+use crate::engine::recap::Recap;
+use crate::engine::{Options, Run, connect, preconditions};
+use crate::source::InputErrors;
+use crate::system::Mode;
+use crate::transport::ConnectionFlags;
+use crate::ui::{self, Format, Show};
+use crate::vars::Secret;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[derive(clap::Args)]
+pub struct RunArgs {
+    /// Inventory file or directory, or a list of hosts that ends in a comma; can be given more than once
+    #[arg(short, long, value_name = "INVENTORY", required = true)]
+    inventory: Vec<PathBuf>,
+    /// Only hosts that match this pattern
+    #[arg(short, long, value_name = "PATTERN")]
+    limit: Option<String>,
+    /// Only tasks with these tags
+    #[arg(short, long, value_delimiter = ',')]
+    tags: Vec<String>,
+    /// No tasks with these tags
+    #[arg(long, value_delimiter = ',', value_name = "TAGS")]
+    skip_tags: Vec<String>,
+    /// Variables: key=value, @file or JSON; can be given more than once
+    #[arg(short, long, value_name = "VARS")]
+    extra_vars: Vec<String>,
+    /// How many hosts are connected to at the same time
+    #[arg(short, long, default_value_t = 50)]
+    forks: usize,
+    /// A built-in playbook by name, or a file
+    #[arg(long, default_value = "cluster", value_name = "NAME|FILE")]
+    playbook: String,
+    /// Connect as this user
+    #[arg(short, long)]
+    user: Option<String>,
+    /// Log in with this key
+    #[arg(long, value_name = "FILE")]
+    private_key: Option<PathBuf>,
+    /// Become another user (root) on the hosts
+    #[arg(short, long)]
+    r#become: bool,
+    /// The user to become
+    #[arg(long, value_name = "USER")]
+    become_user: Option<String>,
+    /// Ask for the sudo password
+    #[arg(short = 'K', long)]
+    ask_become_pass: bool,
+    /// Read the sudo password from this file
+    #[arg(long, value_name = "FILE", conflicts_with = "ask_become_pass")]
+    become_password_file: Option<PathBuf>,
+    /// Give up connecting after this many seconds
+    #[arg(short = 'T', long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+    /// Read the password of vaulted variables from this file
+    #[arg(long, value_name = "FILE", env = "ANSIBLE_VAULT_PASSWORD_FILE")]
+    vault_password_file: Vec<PathBuf>,
+    /// Text, or JSON lines
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Show tasks that change nothing too, and how long stages take
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// What a verb makes of the shared flags.
+pub struct Verb {
+    pub mode: Mode,
+    pub diff: bool,
+    pub only_preconditions: bool,
+}
+
+/// A run that is over.
+pub struct Done {
+    pub recap: Recap,
+    pub exit: Exit,
+}
+
+/// Runs to the end: load, connect and gather facts, check preconditions, play, recap.
+pub fn run(args: RunArgs, verb: Verb) -> Result<Done, Exit> {
+    let options = options(&args, &verb).map_err(|message| {
+        ui::talk(&format!("error: {message}"));
+        Exit::Usage
+    })?;
+    let show = Show { format: args.format, verbose: args.verbose, diff: verb.diff, plan: verb.mode == Mode::Plan };
+    let (events, receiver) = Events::channel();
+    let run = Run::load(options, events).map_err(|errors| refuse(&errors))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        ui::talk(&format!("error: cannot start: {error}"));
+        Exit::Usage
+    })?;
+    let recap = runtime.block_on(async {
+        let hosts = run.hosts.keys().cloned().collect();
+        let reader = tokio::spawn(ui::follow(show, hosts, receiver));
+        let work = tokio::spawn(stages(run.clone()));
+        watch_interrupt(run.clone());
+        if let Err(error) = work.await {
+            run.events.send(Event::Warning { text: format!("the run ended early: {error}") });
+        }
+        run.events.close();
+        reader.await.unwrap_or_default()
+    });
+    // What still runs belongs to hosts that are lost or to a run that was stopped.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    let total = recap.total();
+    let exit = match &total {
+        _ if run.cancelled() => Exit::Interrupted,
+        total if total.unreachable > 0 => Exit::Unreachable,
+        total if total.failed > 0 => Exit::Failed,
+        _ => Exit::Ok,
+    };
+    Ok(Done { recap, exit })
+}
+
+/// The stages in order. Nothing is changed on any host before the preconditions of all of them hold.
+async fn stages(run: Arc<Run>) {
+    stage(&run, "connect", connect::connect_all(&run)).await;
+    if run.cancelled() || !stage(&run, "preconditions", preconditions::check(&run)).await || run.options.only_preconditions {
+        return;
+    }
+    stage(&run, "plays", run.play()).await;
+}
+
+async fn stage<T>(run: &Run, name: &'static str, work: impl Future<Output = T>) -> T {
+    let started = Instant::now();
+    run.events.send(Event::Stage { name });
+    let result = work.await;
+    run.events.send(Event::StageDone { name, took: started.elapsed() });
+    result
+}
+
+/// Ctrl-C once: tasks in flight are finished and the recap is printed. Twice: now.
+fn watch_interrupt(run: Arc<Run>) {
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_err() {
+            return;
+        }
+        ui::talk("interrupted: finishing the tasks in flight; once more stops now");
+        run.cancel().await;
+        if tokio::signal::ctrl_c().await.is_ok() {
+            #[expect(clippy::exit, reason = "the user asked twice; agents stop at their next task boundary when the link closes")]
+            std::process::exit(Exit::Interrupted as i32);
+        }
+    });
+}
+
+/// Prints mistakes in what the user wrote.
+pub fn refuse(errors: &InputErrors) -> Exit {
+    for error in &errors.0 {
+        ui::talk(&ui::diagnostic::render(error));
+    }
+    Exit::Usage
+}
+
+fn options(args: &RunArgs, verb: &Verb) -> Result<Options, String> {
+    let become_password = match (&args.become_password_file, args.ask_become_pass) {
+        (Some(file), _) => {
+            let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+            Some(Secret::new(text.trim_end_matches('\n')))
+        }
+        (None, true) => {
+            ui::prompt("BECOME password: ");
+            let typed = console::Term::stderr().read_secure_line().map_err(|e| format!("cannot read the password: {e}"))?;
+            Some(Secret::new(typed))
+        }
+        (None, false) => None,
+    };
+    Ok(Options {
+        mode: verb.mode,
+        inventories: args.inventory.clone(),
+        limit: args.limit.clone(),
+        tags: args.tags.clone(),
+        skip_tags: args.skip_tags.clone(),
+        extra_vars: args.extra_vars.clone(),
+        vault_password_files: args.vault_password_file.clone(),
+        playbook: args.playbook.clone(),
+        forks: args.forks,
+        connection: ConnectionFlags {
+            user: args.user.clone(),
+            private_key: args.private_key.clone(),
+            escalate: args.r#become,
+            become_user: args.become_user.clone(),
+            become_password,
+            timeout: args.timeout.map(Duration::from_secs),
+        },
+        only_preconditions: verb.only_preconditions,
+    })
+}

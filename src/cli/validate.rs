@@ -1,0 +1,19 @@
+//! `kprov validate`: checks the preconditions of all hosts and prints every finding. Changes nothing.
+
+use super::Exit;
+use super::run::{RunArgs, Verb, run as run_stages};
+use crate::system::Mode;
+
+/// Check the preconditions of all hosts.
+#[derive(clap::Args)]
+pub struct ValidateArgs {
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+pub fn run(args: ValidateArgs) -> Exit {
+    match run_stages(args.run, Verb { mode: Mode::Plan, diff: false, only_preconditions: true }) {
+        Ok(done) => done.exit,
+        Err(exit) => exit,
+    }
+}

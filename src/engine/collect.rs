@@ -1,0 +1,314 @@
+//! Collects what became of a host's tasks, in order: registers results, tells the events, marks the graph.
+//!
+//! One collector runs beside each driver, so that results are seen and barriers open while the driver waits elsewhere.
+
+use super::event::{Event, Status, Subject};
+use super::host::HostState;
+use super::link::Reply;
+use super::run::Run;
+use super::scope::result_value;
+use crate::agent::protocol::TaskResult;
+use crate::modules::{Diff, Failure, Grade, Outcome};
+use crate::playbook::Task;
+use crate::source::Spanned;
+use crate::value::{Map, Value};
+use petgraph::stable_graph::NodeIndex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use tokio::sync::{mpsc, oneshot};
+
+/// What is known of one item when it is queued.
+pub enum Verdict {
+    /// Sent; the result will come.
+    Waiting(oneshot::Receiver<Reply>),
+    /// Sent, and would run under a condition that is only known after apply.
+    Unsure(Box<Verdict>, Grade),
+    Ready(Result<Outcome, Failure>),
+    /// What the agent said that is no outcome.
+    Agent(TaskResult),
+    Lost(String),
+    Skipped(String),
+    /// Plan: known after that task.
+    Planned(String),
+}
+
+/// A verdict that nothing is awaited for any more.
+pub enum Finished {
+    Result(Result<Outcome, Failure>),
+    Other(Verdict),
+}
+
+impl Verdict {
+    pub fn graded(self, grade: Grade) -> Self {
+        if grade == Grade::Exact { self } else { Self::Unsure(Box::new(self), grade) }
+    }
+
+    /// Waits for the agent, where it has to answer.
+    pub async fn settled(self) -> Self {
+        match self {
+            Self::Waiting(receiver) => match receiver.await {
+                Ok(Reply::Result(TaskResult::Done(outcome))) => Self::Ready(Ok(outcome)),
+                Ok(Reply::Result(TaskResult::Failed(failure))) => Self::Ready(Err(failure)),
+                Ok(Reply::Result(other)) => Self::Agent(other),
+                Ok(Reply::Lost(why)) => Self::Lost(why),
+                Err(_) => Self::Lost("the connection ended".to_owned()),
+            },
+            Self::Unsure(inner, grade) => match Box::pin(inner.settled()).await {
+                Self::Ready(Ok(outcome)) => Self::Ready(Ok(Outcome { grade: outcome.grade.max(grade), ..outcome })),
+                other => other,
+            },
+            other => other,
+        }
+    }
+
+    pub async fn wait(self) -> Finished {
+        match self.settled().await {
+            Self::Ready(result) => Finished::Result(result),
+            other => Finished::Other(other),
+        }
+    }
+}
+
+/// One item of a task.
+pub struct Item {
+    pub value: Option<Value>,
+    pub verdict: Verdict,
+}
+
+/// A task that has been started.
+pub struct PendingTask {
+    pub task: Arc<Task>,
+    pub title: String,
+    pub items: Vec<Item>,
+    pub looped: bool,
+    pub node: Option<NodeIndex>,
+    /// Where the result is registered: the host, or all hosts of a `run_once`.
+    pub hosts: Vec<Arc<HostState>>,
+    pub rescuable: bool,
+    pub ignore: bool,
+    pub started: Instant,
+}
+
+pub enum Pending {
+    Task(Box<PendingTask>),
+    /// A node without a task of its own.
+    Mark(NodeIndex),
+    Flush(oneshot::Sender<()>),
+}
+
+/// The queue of one host.
+pub struct Collector {
+    sender: mpsc::UnboundedSender<Pending>,
+    failed: Arc<AtomicBool>,
+}
+
+impl Collector {
+    pub fn start(run: Arc<Run>, host: Arc<HostState>) -> Self {
+        let (sender, mut receiver) = mpsc::unbounded_channel();
+        let failed = Arc::new(AtomicBool::new(false));
+        let flag = failed.clone();
+        tokio::spawn(async move {
+            while let Some(pending) = receiver.recv().await {
+                match pending {
+                    Pending::Task(task) => {
+                        let node = task.node;
+                        finish(&run, &host, *task, &flag).await;
+                        if let Some(node) = node {
+                            run.progress.done(node);
+                        }
+                    }
+                    Pending::Mark(node) => run.progress.done(node),
+                    Pending::Flush(sender) => {
+                        let _ = sender.send(());
+                    }
+                }
+            }
+        });
+        Self { sender, failed }
+    }
+
+    pub fn push(&self, pending: Pending) {
+        // The receiver lives as long as this sender.
+        let _ = self.sender.send(pending);
+    }
+
+    /// Returns when everything queued so far has been collected.
+    pub async fn flush(&self) {
+        let (sender, receiver) = oneshot::channel();
+        self.push(Pending::Flush(sender));
+        let _ = receiver.await;
+    }
+
+    /// Whether a task has failed since the last [`Collector::forgive`].
+    pub fn failed(&self) -> bool {
+        self.failed.load(Ordering::SeqCst)
+    }
+
+    pub fn forgive(&self) {
+        self.failed.store(false, Ordering::SeqCst);
+    }
+}
+
+/// What the items of a task add up to.
+#[derive(Default)]
+struct Sum {
+    results: Vec<Value>,
+    diff: Vec<Diff>,
+    grade: Grade,
+    changed: bool,
+    failed: Option<String>,
+    skipped: usize,
+    skip_reason: Option<String>,
+    lost: Option<String>,
+    silent: usize,
+}
+
+async fn finish(run: &Arc<Run>, host: &HostState, pending: PendingTask, failed: &AtomicBool) {
+    let PendingTask { task, title, items, looped, hosts, rescuable, ignore, started, .. } = pending;
+    let subject = Subject { host: host.name.clone(), task_id: task.id.clone(), role: task.role_name().to_owned(), task: title };
+    let label = task.title();
+    let count = items.len();
+    let mut sum = Sum::default();
+    for item in items {
+        let mut map = match item.verdict.settled().await {
+            Verdict::Ready(result) => match overrule(&task, result) {
+                Ok(mut outcome) => {
+                    sum.changed |= outcome.changed;
+                    if outcome.changed {
+                        sum.grade = sum.grade.max(outcome.grade);
+                        sum.diff.append(&mut outcome.diff);
+                    }
+                    result_value(outcome.changed, labelled(outcome.result, &label))
+                }
+                Err(failure) => {
+                    let text = match (&item.value, looped) {
+                        (Some(value), true) => format!("item {value}: {}", failure.message),
+                        _ => failure.message.clone(),
+                    };
+                    sum.failed.get_or_insert(text);
+                    let mut map = failure.result;
+                    map.insert("msg".to_owned(), failure.message.into());
+                    map.insert("failed".to_owned(), true.into());
+                    result_value(false, map)
+                }
+            },
+            Verdict::Skipped(why) => {
+                sum.skipped += 1;
+                sum.skip_reason.get_or_insert(why.clone());
+                let mut map = Map::new();
+                map.insert("skipped".to_owned(), true.into());
+                map.insert("skip_reason".to_owned(), why.into());
+                result_value(false, map)
+            }
+            Verdict::Planned(after) => {
+                sum.changed = true;
+                sum.grade = sum.grade.max(Grade::KnownAfterApply);
+                sum.diff.push(Diff::Note(format!("known after {after}")));
+                [("changed".to_owned(), Value::Unknown(label.clone()))].into_iter().collect()
+            }
+            Verdict::Lost(why) => {
+                sum.lost.get_or_insert(why);
+                Map::new()
+            }
+            Verdict::Agent(_) | Verdict::Waiting(_) | Verdict::Unsure(..) => {
+                sum.silent += 1;
+                Map::new()
+            }
+        };
+        if let (Some(value), true) = (item.value, looped) {
+            map.insert("item".to_owned(), value);
+        }
+        sum.results.push(Value::Map(map));
+    }
+    if sum.silent == count && count > 0 {
+        return;
+    }
+    let status = match &sum {
+        Sum { lost: Some(_), .. } => Status::Unreachable,
+        Sum { failed: Some(_), .. } if ignore => Status::Ignored,
+        Sum { failed: Some(_), .. } if rescuable => Status::Rescued,
+        Sum { failed: Some(_), .. } => Status::Failed,
+        _ if sum.skipped == count => Status::Skipped,
+        _ if sum.changed => Status::Changed,
+        _ => Status::Ok,
+    };
+    if let Some(name) = &task.keywords.register {
+        let value = registered(&mut sum, looped);
+        for state in &hosts {
+            state.set_result(name, value.clone(), task.keywords.no_log);
+        }
+    }
+    let message = match status {
+        Status::Skipped => sum.skip_reason,
+        _ => sum.lost.or(sum.failed).or_else(|| said(&sum.results)),
+    };
+    let hidden = task.keywords.no_log;
+    let shown = |text: String| if hidden { "(hidden: no_log)".to_owned() } else { text };
+    run.events.send(Event::Task {
+        subject,
+        status,
+        message: message.map(shown),
+        diff: if hidden { Vec::new() } else { sum.diff },
+        grade: sum.grade,
+        took: started.elapsed(),
+    });
+    if matches!(status, Status::Failed | Status::Rescued | Status::Unreachable) {
+        failed.store(true, Ordering::SeqCst);
+    }
+    if matches!(status, Status::Failed | Status::Unreachable) {
+        run.failed(&task, host, &hosts);
+    }
+}
+
+/// What `debug` says.
+fn said(results: &[Value]) -> Option<String> {
+    let texts: Vec<&str> = results.iter().filter_map(|result| result.get("kprov_message")?.as_str()).collect();
+    (!texts.is_empty()).then(|| texts.join("\n"))
+}
+
+fn registered(sum: &mut Sum, looped: bool) -> Value {
+    let mut results = std::mem::take(&mut sum.results);
+    let value = if looped {
+        let mut map = Map::new();
+        map.insert("skipped".to_owned(), (sum.skipped == results.len()).into());
+        map.insert("failed".to_owned(), sum.failed.is_some().into());
+        map.insert("results".to_owned(), Value::List(results.clone()));
+        Value::Map(result_value(sum.changed, map))
+    } else {
+        results.first().cloned().unwrap_or_default()
+    };
+    std::mem::swap(&mut sum.results, &mut results);
+    value
+}
+
+/// `changed_when` and `failed_when` that are plain booleans need no expression, and nobody waits for them.
+fn overrule(task: &Task, result: Result<Outcome, Failure>) -> Result<Outcome, Failure> {
+    let result = match (literal(&task.keywords.failed_when), result) {
+        (Some(false), Err(failure)) => Ok(Outcome { changed: true, result: failure.result, diff: Vec::new(), grade: Grade::Opaque }),
+        (Some(true), Ok(outcome)) => Err(Failure { message: "`failed_when` holds".to_owned(), result: outcome.result }),
+        (_, result) => result,
+    };
+    result.map(|outcome| match literal(&task.keywords.changed_when) {
+        Some(changed) => Outcome { changed, ..outcome },
+        None => outcome,
+    })
+}
+
+/// The value of conditions that hold no expression.
+pub fn literal(conditions: &Option<Vec<Spanned<Value>>>) -> Option<bool> {
+    conditions.as_ref()?.iter().try_fold(true, |all, condition| condition.value.as_bool().map(|one| all && one))
+}
+
+/// Modules do not know which task they are: an unknown without a label gets this one.
+fn labelled(map: Map, label: &str) -> Map {
+    fn fill(value: Value, label: &str) -> Value {
+        match value {
+            Value::Unknown(after) if after.is_empty() => Value::Unknown(label.to_owned()),
+            Value::List(items) => Value::List(items.into_iter().map(|v| fill(v, label)).collect()),
+            Value::Map(map) => Value::Map(map.into_iter().map(|(k, v)| (k, fill(v, label))).collect()),
+            other => other,
+        }
+    }
+    map.into_iter().map(|(k, v)| (k, fill(v, label))).collect()
+}

@@ -1,0 +1,195 @@
+//! A host's agent as the engine uses it: tasks are numbered and handed over, answers find whoever waits for them.
+
+use super::host::HostState;
+use super::run::Run;
+use crate::agent::client::{Agent, Events};
+use crate::agent::protocol::{FromAgent, Seq, Task, TaskResult, ToAgent};
+use crate::modules::{Failure, Resource};
+use crate::value::Value;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::oneshot;
+
+/// What a submitted task comes to.
+#[derive(Debug)]
+pub enum Reply {
+    Result(TaskResult),
+    /// The host was lost before the answer came.
+    Lost(String),
+}
+
+/// A task on its way to the agent; see [`Task`] for what the fields mean.
+pub struct Submission {
+    pub epoch: u32,
+    pub group: Seq,
+    pub ignore_errors: bool,
+    pub notify: Vec<String>,
+    pub handler: Option<String>,
+    pub resource: Box<Resource>,
+}
+
+/// The connection to one host.
+pub struct Link {
+    pub host: String,
+    pub agent: Agent,
+    next: AtomicU32,
+    epochs: AtomicU32,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    tasks: HashMap<Seq, oneshot::Sender<Reply>>,
+    facts: Vec<oneshot::Sender<Result<Value, Failure>>>,
+    lost: Option<String>,
+}
+
+impl Link {
+    /// Takes over an agent's answers. Requests for certificates are passed to the host that signs.
+    pub fn start(run: Arc<Run>, host: &str, agent: Agent, mut events: Events) -> Arc<Self> {
+        let this = Arc::new(Self {
+            host: host.to_owned(),
+            agent,
+            next: AtomicU32::new(1),
+            epochs: AtomicU32::new(1),
+            waiting: Mutex::default(),
+        });
+        let link = this.clone();
+        tokio::spawn(async move {
+            loop {
+                match events.next().await {
+                    Some(Ok(message)) => link.route(&run, message),
+                    Some(Err(lost)) => break link.lose(lost.to_string()),
+                    None => break link.lose("the agent has ended".to_owned()),
+                }
+            }
+        });
+        this
+    }
+
+    fn route(self: &Arc<Self>, run: &Arc<Run>, message: FromAgent) {
+        match message {
+            FromAgent::Done { seq, result } => {
+                if let Some(sender) = self.lock().tasks.remove(&seq) {
+                    let _ = sender.send(Reply::Result(result));
+                }
+            }
+            FromAgent::Facts(result) => {
+                let mut waiting = self.lock();
+                if !waiting.facts.is_empty() {
+                    let _ = waiting.facts.remove(0).send(result);
+                }
+            }
+            FromAgent::NeedCertificate { seq, signer, request } => {
+                let (link, run) = (self.clone(), run.clone());
+                tokio::spawn(async move {
+                    let answer = match link.sign(&run, &signer, request).await {
+                        Ok(pem) => ToAgent::Certificate { seq, pem },
+                        Err(failure) => ToAgent::Refused { seq, failure },
+                    };
+                    // A lost agent is noticed where its answers end.
+                    let _ = link.agent.send(answer).await;
+                });
+            }
+            _ => {}
+        }
+    }
+
+    async fn sign(self: &Arc<Self>, run: &Arc<Run>, signer: &str, request: crate::pki::SigningRequest) -> Result<String, Failure> {
+        if signer == self.host {
+            return self.agent.sign(request).await;
+        }
+        run.link_of(signer).await?.agent.sign(request).await
+    }
+
+    fn lose(&self, why: String) {
+        let mut waiting = self.lock();
+        waiting.lost = Some(why.clone());
+        for (_, sender) in waiting.tasks.drain() {
+            let _ = sender.send(Reply::Lost(why.clone()));
+        }
+        for sender in waiting.facts.drain(..) {
+            let _ = sender.send(Err(Failure::new(why.clone())));
+        }
+    }
+
+    /// Why the host is gone, if it is.
+    pub fn lost(&self) -> Option<String> {
+        self.lock().lost.clone()
+    }
+
+    pub fn is_lost(&self) -> bool {
+        self.lock().lost.is_some()
+    }
+
+    /// An epoch that no task has failed in.
+    pub fn new_epoch(&self) -> u32 {
+        self.epochs.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub fn next_seq(&self) -> Seq {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Hands a task to the agent. Waits only while the link is slower than the tasks come.
+    pub async fn submit(&self, submission: Submission) -> oneshot::Receiver<Reply> {
+        let (sender, receiver) = oneshot::channel();
+        let seq = self.next_seq();
+        {
+            let mut waiting = self.lock();
+            if let Some(why) = &waiting.lost {
+                let _ = sender.send(Reply::Lost(why.clone()));
+                return receiver;
+            }
+            waiting.tasks.insert(seq, sender);
+        }
+        let Submission { epoch, group, ignore_errors, notify, handler, resource } = submission;
+        let task = Task { seq, epoch, group, ignore_errors, notify, handler, resource: *resource };
+        // When the agent is gone, the reader of its answers tells all that wait.
+        let _ = self.agent.send(ToAgent::Task(task)).await;
+        receiver
+    }
+
+    /// Asks the host about itself.
+    pub async fn facts(&self) -> Result<Value, Failure> {
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut waiting = self.lock();
+            if let Some(why) = &waiting.lost {
+                return Err(Failure::new(why.clone()));
+            }
+            waiting.facts.push(sender);
+        }
+        let _ = self.agent.send(ToAgent::Facts).await;
+        receiver.await.unwrap_or_else(|_| Err(Failure::new("the agent is gone")))
+    }
+
+    pub async fn cancel(&self) {
+        let _ = self.agent.send(ToAgent::Cancel).await;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Facts of a host, with what only the controller can know of them: how far its clock is off, in milliseconds.
+pub async fn gather_facts(link: &Link, host: &HostState) -> Result<(), Failure> {
+    let before = epoch_ms();
+    let facts = link.facts().await?;
+    let after = epoch_ms();
+    let Value::Map(mut facts) = facts else { return Err(Failure::new("the agent sent facts that are no mapping")) };
+    if let Some(Value::Map(kprov)) = facts.get_mut("kprov") {
+        if let Some(there) = kprov.get("epoch_ns").and_then(Value::as_int) {
+            // The answer was made between the two readings here.
+            kprov.insert("clock_offset_ms".to_owned(), (there / 1_000_000 - before.midpoint(after)).into());
+        }
+    }
+    host.set_facts(facts);
+    Ok(())
+}
+
+fn epoch_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}

@@ -1,0 +1,125 @@
+//! Runs the precondition checks between connecting and the first change.
+//!
+//! They belong to kprov's own playbooks; a playbook of the user's has its own idea of what has to hold.
+
+use super::event::{Event, Status, Subject};
+use super::run::Run;
+use super::scope::TaskScope;
+use crate::artifacts::{Resolved, architecture};
+use crate::modules::Grade;
+use crate::preflight::{self, Cluster, Finding, Severity, Vars};
+use crate::source::{InputError, Span};
+use crate::template::Scope;
+use crate::value::Value;
+use indexmap::IndexMap;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+struct RunVars<'a>(&'a Arc<Run>);
+
+impl Vars for RunVars<'_> {
+    fn get(&self, host: &str, name: &str) -> Result<Option<(Value, Option<Span>)>, InputError> {
+        let scope: Arc<dyn Scope> = Arc::new(TaskScope::of_host(self.0, host));
+        self.0.variable(&scope, name)
+    }
+}
+
+/// Checks all hosts, prints every finding, and fails the hosts that have one. False: the run stops here.
+pub async fn check(run: &Arc<Run>) -> bool {
+    if !run.checks_preconditions() {
+        return true;
+    }
+    let alive = run.hosts.values().filter(|host| !host.is_dead());
+    let facts: IndexMap<String, Value> = alive.map(|host| (host.name.clone(), host.facts_value())).collect();
+    let checked = preflight::check(&Cluster { inventory: &run.inventory, vars: &RunVars(run), facts: &facts });
+    let mut findings = match checked {
+        Ok(findings) => findings,
+        Err(errors) => {
+            for error in errors.0 {
+                let help = error.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+                run.events.send(Event::Finding { host: None, text: format!("cluster : variables : {error}{help}"), fatal: true });
+            }
+            fail(run, facts.keys(), "a variable cannot be read");
+            return false;
+        }
+    };
+    // A source that is down matters only to a run that may fetch something.
+    match sources(run, &facts).await {
+        Ok(more) => findings.extend(more),
+        Err(error) => {
+            let help = error.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+            run.events.send(Event::Finding { host: None, text: format!("cluster : artifacts : {error}{help}"), fatal: true });
+            fail(run, facts.keys(), "the artifacts cannot be resolved");
+            return false;
+        }
+    }
+    report(run, &findings, facts.keys())
+}
+
+/// Tells the findings. Those about a host fail that host, those about the cluster fail all.
+fn report<'a>(run: &Run, findings: &[Finding], hosts: impl Iterator<Item = &'a String>) -> bool {
+    for (finding, text) in findings.iter().zip(preflight::render(findings)) {
+        run.events.send(Event::Finding { host: finding.host.clone(), text, fatal: finding.severity == Severity::Error });
+    }
+    let fatal: Vec<&Finding> = findings.iter().filter(|finding| finding.severity == Severity::Error).collect();
+    if fatal.is_empty() {
+        for host in hosts {
+            outcome(run, host, Status::Ok, None);
+        }
+        return true;
+    }
+    let whole = fatal.iter().any(|finding| finding.host.is_none());
+    for host in hosts {
+        let own = fatal.iter().filter(|finding| finding.host.as_deref() == Some(host)).count();
+        match own {
+            0 if whole => outcome(run, host, Status::Failed, Some("a precondition of the cluster does not hold".to_owned())),
+            0 => outcome(run, host, Status::Ok, None),
+            n => outcome(run, host, Status::Failed, Some(format!("{n} precondition{} not met", if n == 1 { " is" } else { "s are" }))),
+        }
+    }
+    false
+}
+
+fn fail<'a>(run: &Run, hosts: impl Iterator<Item = &'a String>, why: &str) {
+    for host in hosts {
+        outcome(run, host, Status::Failed, Some(why.to_owned()));
+    }
+}
+
+fn outcome(run: &Run, host: &str, status: Status, message: Option<String>) {
+    if status == Status::Failed {
+        if let Some(state) = run.hosts.get(host) {
+            state.kill();
+        }
+    }
+    run.events.send(Event::Task {
+        subject: Subject { host: host.to_owned(), task_id: "0.preconditions".to_owned(), role: String::new(), task: "Preconditions".to_owned() },
+        status,
+        message,
+        diff: Vec::new(),
+        grade: Grade::Exact,
+        took: Duration::ZERO,
+    });
+}
+
+/// Whether every artifact can be had, for each architecture among the hosts.
+async fn sources(run: &Arc<Run>, facts: &IndexMap<String, Value>) -> Result<Vec<Finding>, InputError> {
+    let mut wanted = BTreeMap::new();
+    let mut origin = None;
+    for (host, facts) in facts {
+        let machine = facts.get("ansible_architecture").and_then(Value::as_str).unwrap_or_default();
+        let Some(arch) = architecture(machine) else { continue };
+        let catalog = run.artifacts.catalog(run, host)?;
+        let scope: Arc<dyn Scope> = Arc::new(TaskScope::of_host(run, host));
+        origin = origin.or(scope.lookup("artifact_sources").and_then(|var| var.origin));
+        for name in catalog.names() {
+            if let Resolved::File(artifact) = catalog.resolve(name, None, arch)? {
+                wanted.insert(artifact.digest.to_string(), artifact);
+            }
+        }
+    }
+    let wanted: Vec<_> = wanted.into_values().collect();
+    let unreachable = run.artifacts.store.check_reachable(&wanted).await;
+    Ok(preflight::unreachable(&unreachable, origin.as_ref()))
+}

@@ -1,0 +1,433 @@
+//! A run: everything that is loaded before a host is touched, and what its drivers share.
+//!
+//! [`Run::load`] reads inventory, variables and playbook and compiles the graph; it touches no host, and every mistake it
+//! can find is found there. [`Run::play`] takes the hosts through the plays.
+
+use super::driver::Driver;
+use super::event::{Event, Events, Status, Subject};
+use super::host::HostState;
+use super::link::Link;
+use super::options::Options;
+use crate::graph::{PlayShape, Progress, StepKind, StepShape, compile};
+use crate::inventory::Inventory;
+use crate::modules::Failure;
+use crate::playbook::{self, BatchSize, Playbook, Step, Task, Tree};
+use crate::source::{InputError, InputErrors, Source, Span};
+use crate::system::Mode;
+use crate::template::{Scope, Templar};
+use crate::value::Value;
+use crate::vars::{Layer, Var, VarMap, Variables, Vault};
+use crate::yaml;
+use indexmap::IndexMap;
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::task::JoinSet;
+
+/// A loaded run.
+pub struct Run {
+    pub mode: Mode,
+    pub options: Options,
+    pub inventory: Inventory,
+    pub inventory_dir: PathBuf,
+    pub variables: Variables,
+    /// kprov's own `group_vars/all`, below everything else.
+    pub defaults: Layer,
+    pub tree: Arc<Tree>,
+    pub playbook: Playbook,
+    pub shapes: Vec<PlayShape>,
+    pub progress: Progress,
+    pub templar: Templar,
+    pub hosts: IndexMap<String, Arc<HostState>>,
+    pub events: Events,
+    pub artifacts: Arc<super::blobs::Artifacts>,
+    pub kube: super::actions::KubeClients,
+    pub connector: super::connect::Connector,
+    links: Mutex<HashMap<String, Arc<Link>>>,
+    abort: AtomicBool,
+    cancelled: AtomicBool,
+}
+
+impl Run {
+    /// Reads and checks everything that needs no host.
+    pub fn load(options: Options, events: Events) -> Result<Arc<Self>, InputErrors> {
+        let vault = Vault::from_files(options.vault_password_files.iter().map(PathBuf::as_path))
+            .map_err(|error| InputError::new(error.to_string()))?;
+        let inventory = Inventory::load(&options.inventories, &vault)?;
+        let inventory_dir = absolute(inventory.dirs.first().map_or(Path::new("."), PathBuf::as_path));
+        let (playbook_path, playbook_dir) = playbook_path(&options.playbook);
+        let tree = Tree::new(playbook_dir.iter().chain([&inventory_dir]).cloned().collect());
+        let variables = Variables::load(&inventory, playbook_dir.as_deref(), &options.extra_vars, &vault)?;
+        let defaults = Arc::new(built_in_defaults()?);
+        let playbook = playbook::load(&tree, &playbook_path)?;
+        let limit = options.limit.as_deref().map(|pattern| inventory.select(pattern)).transpose()?;
+        let templar = Templar::new();
+        let shapes = shapes(&playbook, &inventory, limit.as_deref(), &options, &templar)?;
+        let mut names: Vec<String> = Vec::new();
+        for host in shapes.iter().flat_map(|shape| shape.batches.iter().flatten()) {
+            if !names.contains(host) {
+                names.push(host.clone());
+            }
+        }
+        if names.is_empty() {
+            let what = options.limit.as_ref().map_or(String::new(), |limit| format!(" that `-l {limit}` selects"));
+            return Err(InputError::new(format!("no host{what} is in any play of `{}`", options.playbook)).into());
+        }
+        let progress = Progress::new(compile(&shapes));
+        Ok(Arc::new(Self {
+            mode: options.mode,
+            artifacts: Arc::default(),
+            kube: super::actions::KubeClients::default(),
+            connector: super::connect::Connector::default(),
+            options,
+            inventory_dir,
+            inventory,
+            variables,
+            defaults,
+            tree,
+            playbook,
+            shapes,
+            progress,
+            templar,
+            hosts: names.into_iter().map(|name| (name.clone(), Arc::new(HostState::new(&name)))).collect(),
+            events,
+            links: Mutex::default(),
+            abort: AtomicBool::new(false),
+            cancelled: AtomicBool::new(false),
+        }))
+    }
+
+    pub fn planning(&self) -> bool {
+        self.mode == Mode::Plan
+    }
+
+    /// Whether this is one of kprov's own playbooks, to which the preconditions belong.
+    pub fn checks_preconditions(&self) -> bool {
+        !is_file(&self.options.playbook)
+    }
+
+    /// Whether the user stopped the run.
+    pub fn cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+
+    /// Finishes what is in flight and starts nothing more.
+    pub async fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+        let links: Vec<_> = self.links.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        for link in links {
+            link.cancel().await;
+        }
+    }
+
+    /// Whether no host goes on: cancelled, or a failure that is fatal to all.
+    pub fn stopped(&self) -> bool {
+        self.cancelled() || self.abort.load(Ordering::SeqCst)
+    }
+
+    pub fn selects(&self, task: &Task) -> bool {
+        self.options.selects(&task.keywords.tags)
+    }
+
+    /// Notes that a task failed for good on these hosts.
+    pub fn failed(&self, task: &Task, host: &HostState, hosts: &[Arc<HostState>]) {
+        host.kill();
+        for host in hosts {
+            host.kill();
+        }
+        let play = task.id.split('.').next().and_then(|number| number.parse::<usize>().ok()).and_then(|n| self.playbook.plays.get(n - 1));
+        if task.keywords.any_errors_fatal || play.is_some_and(|play| play.any_errors_fatal) {
+            self.abort.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// The hosts of a batch that take part.
+    pub fn batch_hosts(&self, play: usize, batch: usize) -> Vec<Arc<HostState>> {
+        let hosts = self.shapes.get(play).and_then(|shape| shape.batches.get(batch));
+        hosts.into_iter().flatten().filter_map(|host| self.hosts.get(host).cloned()).collect()
+    }
+
+    /// Whether `host` is the one that runs what a batch runs once.
+    pub fn leads(&self, play: usize, batch: usize, host: &str) -> bool {
+        self.batch_hosts(play, batch).iter().find(|state| !state.is_dead()).is_some_and(|state| state.name == host)
+    }
+
+    /// A variable rendered, and where it was written; `None` where it is undefined or known only after apply.
+    pub fn variable(&self, scope: &Arc<dyn Scope>, name: &str) -> Result<Option<(Value, Option<Span>)>, InputError> {
+        let Some(var) = scope.lookup(name) else { return Ok(None) };
+        let rendered = self.templar.render(&var.value, scope).map_err(|error| match &var.origin {
+            Some(origin) => error.into_input(origin),
+            None => InputError::new(format!("{name}: {error}")),
+        })?;
+        Ok((rendered.unknown().is_none()).then_some((rendered, var.origin)))
+    }
+
+    /// Names that the task reads, through other variables too.
+    pub fn reads(&self, task: &Task, scope: &Arc<dyn Scope>) -> BTreeSet<String> {
+        let keywords = &task.keywords;
+        let mut reads = self.templar.reads_deep(&task.args, scope);
+        if let Some(text) = &task.free_form {
+            reads.extend(self.templar.reads_deep(&Value::String(text.clone()), scope));
+        }
+        if task.module == "template" {
+            if let Some(Ok(source)) = task.args.get("src").and_then(Value::as_str).map(|src| task.files.template(src)) {
+                reads.extend(self.templar.reads_deep(&Value::String(source.text.clone()), scope));
+            }
+        }
+        let expressions = keywords.when.iter().chain(&keywords.until).chain(keywords.changed_when.iter().flatten()).chain(keywords.failed_when.iter().flatten());
+        let assertions = task.args.get("that").map(|that| match that {
+            Value::List(list) => list.clone(),
+            one => vec![one.clone()],
+        });
+        for value in expressions.map(|e| &e.value).chain(assertions.iter().flatten()) {
+            if let Value::String(text) = value {
+                reads.extend(self.templar.reads_deep(&Value::String(format!("{{{{ {text} }}}}")), scope));
+            }
+        }
+        if task.module == "debug" {
+            if let Some(name) = task.args.get("var") {
+                reads.extend(self.templar.reads_deep(&Value::String(format!("{{{{ {name} }}}}")), scope));
+            }
+        }
+        let templates = keywords.loop_.iter().map(|l| &l.items.value).chain(keywords.environment.iter().map(|e| &e.value));
+        for value in templates.chain(keywords.vars.iter().flat_map(|layer| layer.values().map(|var| &*var.value))) {
+            reads.extend(self.templar.reads_deep(value, scope));
+        }
+        if let Some(host) = &keywords.delegate_to {
+            reads.extend(self.templar.reads_deep(&Value::String(host.value.clone()), scope));
+        }
+        reads
+    }
+
+    /// The handlers that a task notifies, by title: those of its own role before others of the same name.
+    pub fn handlers_of(&self, play: usize, task: &Task) -> Vec<String> {
+        let handlers = &self.playbook.plays[play].handlers;
+        let mut titles = Vec::new();
+        for name in &task.keywords.notify {
+            let matching: Vec<_> = handlers.iter().filter(|h| h.name == *name || h.keywords.listen.contains(name)).collect();
+            let own: Vec<_> = matching.iter().filter(|h| h.role_name() == task.role_name()).copied().collect();
+            titles.extend((if own.is_empty() { matching } else { own }).into_iter().map(|handler| handler.title()));
+        }
+        titles
+    }
+
+    pub fn add_link(&self, host: &str, link: Arc<Link>) {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).insert(host.to_owned(), link);
+    }
+
+    pub fn existing_link(&self, host: &str) -> Option<Arc<Link>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned()
+    }
+
+    /// The connection to a host, made now if there is none.
+    pub async fn link_of(self: &Arc<Self>, host: &str) -> Result<Arc<Link>, Failure> {
+        if let Some(link) = self.existing_link(host) {
+            return match link.lost() {
+                None => Ok(link),
+                Some(why) => Err(Failure::new(format!("{host} is needed here, and unreachable: {why}"))),
+            };
+        }
+        if self.hosts.get(host).is_some_and(|state| state.is_dead()) {
+            return Err(Failure::new(format!("{host} is needed here, and has failed")));
+        }
+        let link = super::connect::connect(self, host).await.map_err(|error| Failure::new(format!("{host} is needed here: {error}")))?;
+        self.add_link(host, link.clone());
+        Ok(link)
+    }
+
+    /// Takes all hosts through all plays.
+    pub async fn play(self: &Arc<Self>) {
+        let mut drivers = JoinSet::new();
+        for (number, shape) in self.shapes.iter().enumerate() {
+            let hosts: usize = shape.batches.iter().map(Vec::len).sum();
+            if hosts == 0 {
+                continue;
+            }
+            for (batch, hosts) in shape.batches.iter().enumerate() {
+                for name in hosts {
+                    let Some(host) = self.hosts.get(name).cloned() else { continue };
+                    let run = self.clone();
+                    match self.existing_link(name) {
+                        Some(link) => {
+                            drivers.spawn(async move { Driver::new(run, host, number, batch, link).play().await });
+                        }
+                        None => {
+                            host.kill();
+                            self.abandon(number, name);
+                        }
+                    }
+                }
+            }
+        }
+        while drivers.join_next().await.is_some() {}
+    }
+
+    /// Marks everything that an unreachable host would have done in a play as never to be done.
+    fn abandon(&self, play: usize, host: &str) {
+        for index in 0..self.playbook.plays[play].len {
+            if let Some(node) = self.progress.graph().task(play, index, host) {
+                self.progress.done(node);
+            }
+        }
+    }
+
+    /// Tells that a host cannot be reached.
+    pub fn unreachable(&self, host: &HostState, why: String) {
+        host.kill();
+        self.events.send(Event::Task {
+            subject: Subject { host: host.name.clone(), task_id: "0.connect".to_owned(), role: String::new(), task: "Connect".to_owned() },
+            status: Status::Unreachable,
+            message: Some(why),
+            diff: Vec::new(),
+            grade: crate::modules::Grade::Exact,
+            took: std::time::Duration::ZERO,
+        });
+    }
+}
+
+/// Where the playbook is, and its directory where it is a file and not a built-in one.
+fn playbook_path(name: &str) -> (PathBuf, Option<PathBuf>) {
+    if is_file(name) {
+        let absolute = absolute(Path::new(name));
+        let dir = absolute.parent().map(Path::to_owned);
+        return (absolute, dir);
+    }
+    (Path::new("playbooks").join(format!("{name}.yml")), None)
+}
+
+/// Built-in playbooks have plain names.
+fn is_file(playbook: &str) -> bool {
+    playbook.contains('/') || Path::new(playbook).extension().is_some()
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+fn built_in_defaults() -> Result<VarMap, InputErrors> {
+    let mut defaults = VarMap::default();
+    for (name, bytes) in Tree::built_in("group_vars/all/") {
+        let source = Source::new(format!("kprov:{name}"), String::from_utf8_lossy(&bytes).into_owned());
+        for (key, value) in yaml::load(&source)?.expect_map()? {
+            if let Some(name) = key.as_str() {
+                defaults.insert(name.to_owned(), Var::at(value.to_value(), key.span.clone()));
+            }
+        }
+    }
+    Ok(defaults)
+}
+
+/// Reduces the plays to what the graph needs: hosts in batches, selected steps, what waits for what.
+fn shapes(playbook: &Playbook, inventory: &Inventory, limit: Option<&[String]>, options: &Options, templar: &Templar) -> Result<Vec<PlayShape>, InputErrors> {
+    let mut shapes = Vec::new();
+    let mut errors = Vec::new();
+    for (number, play) in playbook.plays.iter().enumerate() {
+        let mut hosts = match inventory.select(&play.hosts.value) {
+            Ok(hosts) => hosts,
+            Err(error) => {
+                errors.push(InputError { span: Some(play.hosts.span.clone()), ..error });
+                continue;
+            }
+        };
+        if let Some(limit) = limit {
+            hosts.retain(|host| limit.contains(host));
+        }
+        let mut steps = Vec::new();
+        collect_steps(&play.steps, options, templar, &mut steps);
+        let needs = match &play.needs {
+            None if number == 0 => Vec::new(),
+            None => vec![number - 1],
+            Some(names) => names.iter().filter_map(|need| playbook.plays[..number].iter().position(|p| p.name == need.value)).collect(),
+        };
+        shapes.push(PlayShape { name: play.name.clone(), batches: batches(hosts, &play.serial), steps, needs });
+    }
+    if errors.is_empty() { Ok(shapes) } else { Err(InputErrors(errors)) }
+}
+
+fn batches(hosts: Vec<String>, sizes: &[BatchSize]) -> Vec<Vec<String>> {
+    if hosts.is_empty() {
+        return Vec::new();
+    }
+    if sizes.is_empty() {
+        return vec![hosts];
+    }
+    let total = hosts.len();
+    let mut rest = hosts.as_slice();
+    let mut batches = Vec::new();
+    let mut i = 0;
+    while !rest.is_empty() {
+        let size = match sizes[i.min(sizes.len() - 1)] {
+            BatchSize::Hosts(n) => n,
+            BatchSize::Percent(percent) => ((total as f64 * percent / 100.0) as usize).max(1),
+        };
+        let (batch, more) = rest.split_at(size.min(rest.len()));
+        batches.push(batch.to_vec());
+        rest = more;
+        i += 1;
+    }
+    batches
+}
+
+fn collect_steps(steps: &[Step], options: &Options, templar: &Templar, shapes: &mut Vec<StepShape>) {
+    for step in steps {
+        match step {
+            Step::Task(task) if options.selects(&task.keywords.tags) => {
+                let Some(index) = task.index else { continue };
+                let kind = match task {
+                    task if task.keywords.run_once => StepKind::Once,
+                    task if reads_other_hosts(task, templar) => StepKind::Gather,
+                    _ => StepKind::PerHost,
+                };
+                shapes.push(StepShape { index, kind, title: task.title() });
+            }
+            Step::Task(_) => {}
+            Step::Block(block) => {
+                for part in [&block.body, &block.rescue, &block.always] {
+                    collect_steps(part, options, templar, shapes);
+                }
+            }
+            Step::FlushHandlers { index } => shapes.push(StepShape { index: *index, kind: StepKind::PerHost, title: "handlers".to_owned() }),
+            Step::Barrier { index } => shapes.push(StepShape { index: *index, kind: StepKind::Barrier, title: "barrier".to_owned() }),
+        }
+    }
+}
+
+/// Whether the task itself names `hostvars`. Variables that read facts of other hosts need no barrier: facts are there
+/// before the first task.
+fn reads_other_hosts(task: &Task, templar: &Templar) -> bool {
+    let mut texts = vec![task.args.clone()];
+    texts.extend(task.free_form.clone().map(Value::String));
+    texts.extend(task.keywords.when.iter().map(|c| Value::String(format!("{{{{ {} }}}}", c.value))));
+    texts.extend(task.keywords.loop_.iter().map(|l| l.items.value.clone()));
+    texts.extend(task.keywords.vars.iter().flat_map(|layer| layer.values().map(|var| (*var.value).clone())));
+    if task.module == "template" {
+        if let Some(Ok(source)) = task.args.get("src").and_then(Value::as_str).map(|src| task.files.template(src)) {
+            texts.push(Value::String(source.text.clone()));
+        }
+    }
+    texts.iter().any(|value| reads_hostvars(value, templar))
+}
+
+fn reads_hostvars(value: &Value, templar: &Templar) -> bool {
+    match value {
+        Value::String(text) => templar.reads(text).contains("hostvars"),
+        Value::List(items) => items.iter().any(|item| reads_hostvars(item, templar)),
+        Value::Map(map) => map.values().any(|item| reads_hostvars(item, templar)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_batch_size_repeats() {
+        let hosts: Vec<String> = (1..=7).map(|n| format!("n{n}")).collect();
+        let sizes: Vec<usize> = batches(hosts.clone(), &[BatchSize::Hosts(1), BatchSize::Hosts(3)]).iter().map(Vec::len).collect();
+        assert_eq!(sizes, [1, 3, 3]);
+        let sizes: Vec<usize> = batches(hosts, &[BatchSize::Percent(30.0)]).iter().map(Vec::len).collect();
+        assert_eq!(sizes, [2, 2, 2, 1]);
+    }
+}
