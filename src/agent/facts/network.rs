@@ -29,13 +29,9 @@ struct Default {
 }
 
 pub(super) fn gather(root: &Root, facts: &mut Map) -> Result<(), Failure> {
-    let names: Vec<String> = root.list("sys/class/net").into_iter().filter(|name| name != "bonding_masters").collect();
-    let index = |name: &str| root.line(&format!("sys/class/net/{name}/ifindex")).and_then(|line| line.parse().ok());
-    let indices: Vec<(u32, &String)> = names.iter().filter_map(|name| Some((index(name)?, name))).collect();
-    let name_of = |wanted: u32| indices.iter().find(|(index, _)| *index == wanted).map(|(_, name)| (*name).clone());
+    // Of this network namespace; a container may see the /sys of its host.
+    let names = device_names(&root.read("proc/net/dev"));
     let v4 = ipv4_addresses().map_err(|error| Failure::new(format!("cannot list the IPv4 addresses: {error}")))?;
-    let v4: Vec<Address> =
-        v4.into_iter().filter_map(|(index, address)| Some(Address { interface: name_of(index)?, ..address })).collect();
     let v6 = ipv6_addresses(&root.read("proc/net/if_inet6"));
 
     let outside = |address: &&Address| !address.ip.is_loopback();
@@ -52,6 +48,14 @@ pub(super) fn gather(root: &Root, facts: &mut Map) -> Result<(), Failure> {
     put(facts, "ansible_default_ipv6", default_facts(root, default6, &v6));
     put(facts, "ansible_dns", dns(&root.read("etc/resolv.conf")));
     Ok(())
+}
+
+/// The names in /proc/net/dev, sorted: two lines of headings, then `name: counters`.
+fn device_names(text: &str) -> Vec<String> {
+    let mut names: Vec<String> =
+        text.lines().skip(2).filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim().to_owned()).collect();
+    names.sort();
+    names
 }
 
 fn interface(root: &Root, name: &str, v4: &[Address], v6: &[Address]) -> Value {
@@ -213,7 +217,7 @@ fn dns(resolv_conf: &str) -> Map {
 }
 
 /// Asks the kernel for all IPv4 addresses, with the index of their interface. Primary addresses come before secondary ones.
-fn ipv4_addresses() -> rustix::io::Result<Vec<(u32, Address)>> {
+fn ipv4_addresses() -> rustix::io::Result<Vec<Address>> {
     // NETLINK_ROUTE is protocol 0.
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
     // struct nlmsghdr (length, RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP, sequence, port) and struct ifaddrmsg of AF_INET
@@ -235,7 +239,7 @@ fn ipv4_addresses() -> rustix::io::Result<Vec<(u32, Address)>> {
 }
 
 /// Reads one datagram of RTM_NEWADDR messages; true when the list is complete.
-fn parse_addresses(mut datagram: &[u8], addresses: &mut Vec<(u32, Address)>) -> bool {
+fn parse_addresses(mut datagram: &[u8], addresses: &mut Vec<Address>) -> bool {
     const DONE: u16 = 3;
     const ERROR: u16 = 2;
     const NEW_ADDRESS: u16 = 20;
@@ -252,13 +256,14 @@ fn parse_addresses(mut datagram: &[u8], addresses: &mut Vec<(u32, Address)>) -> 
 }
 
 /// struct ifaddrmsg (family, prefix, flags, scope, index), then attributes.
-fn parse_address(message: &[u8]) -> Option<(u32, Address)> {
+fn parse_address(message: &[u8]) -> Option<Address> {
     const ADDRESS: u16 = 1;
     const LOCAL: u16 = 2;
+    const LABEL: u16 = 3;
     const BROADCAST: u16 = 4;
-    let (prefix, index) = (*message.get(1)?, u32_at(message, 4)?);
+    let prefix = *message.get(1)?;
     let scope = if *message.get(3)? == 254 { "host" } else { "global" };
-    let (mut peer, mut local, mut broadcast) = (None, None, None);
+    let (mut peer, mut local, mut broadcast, mut label) = (None, None, None, None);
     let mut attributes = message.get(8..)?;
     while let [a, b, c, d, ..] = *attributes {
         let (length, kind) = (u16::from_ne_bytes([a, b]) as usize, u16::from_ne_bytes([c, d]));
@@ -268,12 +273,16 @@ fn parse_address(message: &[u8]) -> Option<(u32, Address)> {
             ADDRESS => peer = ip,
             LOCAL => local = ip,
             BROADCAST => broadcast = ip,
+            // The interface, and perhaps `:` and a name of the address's own.
+            LABEL => label = attributes.get(4..length).map(String::from_utf8_lossy),
             _ => {}
         }
         attributes = attributes.get(length.max(4).next_multiple_of(4)..).unwrap_or_default();
     }
     let ip = local.or(peer)?.into();
-    Some((index, Address { interface: String::new(), ip, prefix, broadcast, scope }))
+    let label = label?;
+    let interface = label.trim_end_matches('\0').split(':').next()?.to_owned();
+    Some(Address { interface, ip, prefix, broadcast, scope })
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
