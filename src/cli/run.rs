@@ -120,7 +120,10 @@ pub fn run(args: RunArgs, verb: Verb) -> Result<Done, Exit> {
 /// The stages in order. Nothing is changed on any host before the preconditions of all of them hold.
 async fn stages(run: Arc<Run>) {
     stage(&run, "connect", connect::connect_all(&run)).await;
-    if run.cancelled() || !stage(&run, "preconditions", preconditions::check(&run)).await || run.options.only_preconditions {
+    if run.cancelled()
+        || !stage(&run, "preconditions", preconditions::check(&run)).await
+        || run.options.only_preconditions
+    {
         return;
     }
     stage(&run, "plays", run.play()).await;
@@ -143,7 +146,10 @@ fn watch_interrupt(run: Arc<Run>) {
         ui::talk("interrupted: finishing the tasks in flight; once more stops now");
         run.cancel().await;
         if tokio::signal::ctrl_c().await.is_ok() {
-            #[expect(clippy::exit, reason = "the user asked twice; agents stop at their next task boundary when the link closes")]
+            #[expect(
+                clippy::exit,
+                reason = "the user asked twice; agents stop at their next task boundary when the link closes"
+            )]
             std::process::exit(Exit::Interrupted as i32);
         }
     });
@@ -165,7 +171,8 @@ fn options(args: &RunArgs, verb: &Verb) -> Result<Options, String> {
         }
         (None, true) => {
             ui::prompt("BECOME password: ");
-            let typed = console::Term::stderr().read_secure_line().map_err(|e| format!("cannot read the password: {e}"))?;
+            let typed =
+                console::Term::stderr().read_secure_line().map_err(|e| format!("cannot read the password: {e}"))?;
             Some(Secret::new(typed))
         }
         (None, false) => None,

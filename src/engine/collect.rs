@@ -166,7 +166,8 @@ struct Sum {
 
 async fn finish(run: &Arc<Run>, host: &HostState, pending: PendingTask, failed: &AtomicBool) {
     let PendingTask { task, title, items, looped, hosts, rescuable, ignore, started, .. } = pending;
-    let subject = Subject { host: host.name.clone(), task_id: task.id.clone(), role: task.role_name().to_owned(), task: title };
+    let subject =
+        Subject { host: host.name.clone(), task_id: task.id.clone(), role: task.role_name().to_owned(), task: title };
     let label = task.title();
     let count = items.len();
     let mut sum = Sum::default();
@@ -285,7 +286,9 @@ fn registered(sum: &mut Sum, looped: bool) -> Value {
 /// `changed_when` and `failed_when` that are plain booleans need no expression, and nobody waits for them.
 fn overrule(task: &Task, result: Result<Outcome, Failure>) -> Result<Outcome, Failure> {
     let result = match (literal(&task.keywords.failed_when), result) {
-        (Some(false), Err(failure)) => Ok(Outcome { changed: true, result: failure.result, diff: Vec::new(), grade: Grade::Opaque }),
+        (Some(false), Err(failure)) => {
+            Ok(Outcome { changed: true, result: failure.result, diff: Vec::new(), grade: Grade::Opaque })
+        }
         (Some(true), Ok(outcome)) => Err(Failure { message: "`failed_when` holds".to_owned(), result: outcome.result }),
         (_, result) => result,
     };

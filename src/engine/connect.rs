@@ -48,11 +48,13 @@ pub async fn connect_all(run: &Arc<Run>) {
 
 /// Connects to one host and starts its agent. The error is one line that says what to do.
 pub async fn connect(run: &Arc<Run>, host: &str) -> Result<Arc<Link>, String> {
-    let binary = run.connector.binary.get_or_try_init(|| async { AgentBinary::locate() }).await.map_err(|e| e.to_string())?;
+    let binary =
+        run.connector.binary.get_or_try_init(|| async { AgentBinary::locate() }).await.map_err(|e| e.to_string())?;
     let target = target(run, host)?;
     let session = run.connector.transports.connect(&target).await.map_err(|e| e.to_string())?;
-    let (agent, events) =
-        Agent::launch(session, target.escalation.as_ref(), binary, run.artifacts.clone()).await.map_err(|e| e.to_string())?;
+    let (agent, events) = Agent::launch(session, target.escalation.as_ref(), binary, run.artifacts.clone())
+        .await
+        .map_err(|e| e.to_string())?;
     // An agent that is gone by now is noticed where its answers end.
     let _ = agent.send(ToAgent::Begin { mode: run.mode }).await;
     Ok(Link::start(run.clone(), host, agent, events))
@@ -61,7 +63,8 @@ pub async fn connect(run: &Arc<Run>, host: &str) -> Result<Arc<Link>, String> {
 /// The connection variables of a host, rendered.
 fn target(run: &Arc<Run>, host: &str) -> Result<Target, String> {
     let plays = run.playbook.plays.iter().zip(&run.shapes);
-    let mut of_host = plays.filter(|(_, shape)| shape.batches.iter().flatten().any(|name| name == host)).map(|(play, _)| play);
+    let mut of_host =
+        plays.filter(|(_, shape)| shape.batches.iter().flatten().any(|name| name == host)).map(|(play, _)| play);
     let escalate = run.options.connection.escalate || of_host.any(|play| play.escalate == Some(true));
     if !run.inventory.hosts.contains_key(host) {
         return match host {

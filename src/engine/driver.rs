@@ -140,7 +140,11 @@ impl Driver {
 
     /// Whether something that is known already stops this host.
     fn stopped(&self) -> Flow {
-        if self.collector.failed() || self.host.is_dead() || self.link.is_lost() || self.run.stopped() { Flow::Failed } else { Flow::On }
+        if self.collector.failed() || self.host.is_dead() || self.link.is_lost() || self.run.stopped() {
+            Flow::Failed
+        } else {
+            Flow::On
+        }
     }
 
     async fn task(&mut self, task: &Arc<Task>) -> Flow {
@@ -226,14 +230,19 @@ impl Driver {
             self.outstanding.insert(name.clone());
         }
         // What is known to have failed already stops the host before the next task is sent.
-        let failed = !ignore && pending_items.iter().any(|item| matches!(item.verdict, Verdict::Ready(Err(_)) | Verdict::Lost(_)));
+        let failed = !ignore
+            && pending_items.iter().any(|item| matches!(item.verdict, Verdict::Ready(Err(_)) | Verdict::Lost(_)));
         self.collector.push(Pending::Task(Box::new(super::collect::PendingTask {
             title: self.title(task, &scope),
             task: task.clone(),
             items: pending_items,
             looped,
             node,
-            hosts: if task.keywords.run_once { self.run.batch_hosts(self.play, self.batch) } else { vec![self.host.clone()] },
+            hosts: if task.keywords.run_once {
+                self.run.batch_hosts(self.play, self.batch)
+            } else {
+                vec![self.host.clone()]
+            },
             rescuable: self.rescues > 0,
             ignore,
             started,
@@ -256,12 +265,17 @@ impl Driver {
     }
 
     fn reads_outstanding(&self, task: &Task, scope: &Arc<dyn Scope>) -> bool {
-        actions::needs_results(task) || self.run.reads(task, scope).iter().any(|name| name == "vars" || self.outstanding.contains(name))
+        actions::needs_results(task)
+            || self.run.reads(task, scope).iter().any(|name| name == "vars" || self.outstanding.contains(name))
     }
 
     /// The items of the task's loop with the names that each of them sets; one without a loop.
     #[expect(clippy::type_complexity, reason = "an item, and the names it sets or why it cannot be")]
-    fn items(&self, task: &Task, scope: &Arc<dyn Scope>) -> Result<(Vec<(Option<Value>, Result<Vec<(String, Value)>, Failure>)>, bool), Failure> {
+    fn items(
+        &self,
+        task: &Task,
+        scope: &Arc<dyn Scope>,
+    ) -> Result<(Vec<(Option<Value>, Result<Vec<(String, Value)>, Failure>)>, bool), Failure> {
         let Some(Loop { items, flatten, var, index_var, .. }) = &task.keywords.loop_ else {
             return Ok((vec![(None, Ok(Vec::new()))], false));
         };
@@ -270,10 +284,18 @@ impl Driver {
             Value::List(list) => list,
             Value::Unknown(after) => vec![Value::Unknown(after)],
             other if *flatten => vec![other],
-            other => return Err(at(InputError::at(&items.span, format!("`loop` needs a list, found {}", other.type_name())))),
+            other => {
+                return Err(at(InputError::at(
+                    &items.span,
+                    format!("`loop` needs a list, found {}", other.type_name()),
+                )));
+            }
         };
         let list: Vec<Value> = match flatten {
-            true => list.into_iter().flat_map(|item| if let Value::List(inner) = item { inner } else { vec![item] }).collect(),
+            true => list
+                .into_iter()
+                .flat_map(|item| if let Value::List(inner) = item { inner } else { vec![item] })
+                .collect(),
             false => list,
         };
         let names = |(index, item): (usize, Value)| {
@@ -287,7 +309,10 @@ impl Driver {
     }
 
     /// Evaluates the task for one item and starts it.
-    #[expect(clippy::too_many_arguments, reason = "one item of one task; a struct would be made and taken apart here only")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one item of one task; a struct would be made and taken apart here only"
+    )]
     async fn item(
         &mut self,
         task: &Arc<Task>,
@@ -303,11 +328,13 @@ impl Driver {
         if !task.keywords.until.is_empty() {
             let number = |given: &Option<Spanned<Value>>, default: i64| match given {
                 None => Ok(default),
-                Some(given) => match self.run.templar.render(&given.value, scope).map_err(|e| at(e.into_input(&given.span)))? {
-                    Value::Int(n) if n >= 0 => Ok(n),
-                    Value::String(s) if s.trim().parse::<u32>().is_ok() => Ok(s.trim().parse().unwrap_or_default()),
-                    other => Err(at(InputError::at(&given.span, format!("expected a number, found {other}")))),
-                },
+                Some(given) => {
+                    match self.run.templar.render(&given.value, scope).map_err(|e| at(e.into_input(&given.span)))? {
+                        Value::Int(n) if n >= 0 => Ok(n),
+                        Value::String(s) if s.trim().parse::<u32>().is_ok() => Ok(s.trim().parse().unwrap_or_default()),
+                        other => Err(at(InputError::at(&given.span, format!("expected a number, found {other}")))),
+                    }
+                }
             };
             match (number(&task.keywords.retries, 3), number(&task.keywords.delay, 5)) {
                 (Ok(retries), Ok(seconds)) => {
@@ -350,7 +377,8 @@ impl Driver {
                 return Verdict::Ready(result);
             }
             if tries == 0 || self.run.cancelled() {
-                let failure = result.err().unwrap_or_else(|| Failure::new("the condition of `until` did not come true"));
+                let failure =
+                    result.err().unwrap_or_else(|| Failure::new("the condition of `until` did not come true"));
                 return Verdict::Ready(Err(failure));
             }
             tokio::time::sleep(delay).await;
@@ -387,10 +415,14 @@ impl Driver {
             if let Some(conditions) = &task.keywords.failed_when {
                 let failed = all(conditions)?;
                 result = match (failed, result) {
-                    (true, Ok(outcome)) => Err(Failure { message: "`failed_when` holds".to_owned(), result: outcome.result }),
+                    (true, Ok(outcome)) => {
+                        Err(Failure { message: "`failed_when` holds".to_owned(), result: outcome.result })
+                    }
                     (true, failed) => failed,
                     (false, Ok(outcome)) => Ok(outcome),
-                    (false, Err(failure)) => Ok(Outcome { changed: true, result: failure.result, diff: Vec::new(), grade: Grade::Opaque }),
+                    (false, Err(failure)) => {
+                        Ok(Outcome { changed: true, result: failure.result, diff: Vec::new(), grade: Grade::Opaque })
+                    }
                 };
             }
             if let (Some(conditions), Ok(outcome)) = (&task.keywords.changed_when, &mut result) {
@@ -401,7 +433,13 @@ impl Driver {
         Ok(judged().unwrap_or_else(Err))
     }
 
-    fn until(&self, task: &Task, base: &TaskScope, names: &[(String, Value)], result: &Result<Outcome, Failure>) -> Result<bool, Failure> {
+    fn until(
+        &self,
+        task: &Task,
+        base: &TaskScope,
+        names: &[(String, Value)],
+        result: &Result<Outcome, Failure>,
+    ) -> Result<bool, Failure> {
         let scope = self.scope_with_result(task, base, names, result);
         for condition in &task.keywords.until {
             if !matches!(self.condition(condition, &scope)?, Truth::True) {
@@ -411,7 +449,13 @@ impl Driver {
         Ok(true)
     }
 
-    fn scope_with_result(&self, task: &Task, base: &TaskScope, names: &[(String, Value)], result: &Result<Outcome, Failure>) -> Arc<dyn Scope> {
+    fn scope_with_result(
+        &self,
+        task: &Task,
+        base: &TaskScope,
+        names: &[(String, Value)],
+        result: &Result<Outcome, Failure>,
+    ) -> Arc<dyn Scope> {
         let value = match result {
             Ok(outcome) => result_value(outcome.changed, outcome.result.clone()),
             Err(failure) => {
@@ -457,10 +501,12 @@ impl Driver {
     ) -> Result<Verdict, Failure> {
         let delegate = match &task.keywords.delegate_to {
             None => None,
-            Some(name) => match self.run.templar.render_str(&name.value, scope).map_err(|e| at(e.into_input(&name.span)))? {
-                Value::String(host) if host != self.host.name => Some(self.run.link_of(&host).await?),
-                _ => None,
-            },
+            Some(name) => {
+                match self.run.templar.render_str(&name.value, scope).map_err(|e| at(e.into_input(&name.span)))? {
+                    Value::String(host) if host != self.host.name => Some(self.run.link_of(&host).await?),
+                    _ => None,
+                }
+            }
         };
         match prepared {
             Prepared::Node(resource) => {
@@ -502,7 +548,9 @@ impl Driver {
 
 /// Whether the result has to be looked at before the task's verdict is known.
 fn needs_verdict(task: &Task) -> bool {
-    let dynamic = |conditions: &Option<Vec<Spanned<Value>>>| conditions.is_some() && super::collect::literal(conditions).is_none();
+    let dynamic = |conditions: &Option<Vec<Spanned<Value>>>| {
+        conditions.is_some() && super::collect::literal(conditions).is_none()
+    };
     !task.keywords.until.is_empty() || dynamic(&task.keywords.failed_when) || dynamic(&task.keywords.changed_when)
 }
 

@@ -48,10 +48,18 @@ pub struct Subject {
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A stage of the run began (connect, facts, preconditions, plays).
-    Stage { name: &'static str },
+    Stage {
+        name: &'static str,
+    },
     /// A stage ended.
-    StageDone { name: &'static str, took: Duration },
-    Play { name: String, hosts: usize },
+    StageDone {
+        name: &'static str,
+        took: Duration,
+    },
+    Play {
+        name: String,
+        hosts: usize,
+    },
     Task {
         subject: Subject,
         status: Status,
@@ -62,8 +70,14 @@ pub enum Event {
         took: Duration,
     },
     /// A precondition that does not hold, as text that begins with the host. Fatal ones stop the run.
-    Finding { host: Option<String>, text: String, fatal: bool },
-    Warning { text: String },
+    Finding {
+        host: Option<String>,
+        text: String,
+        fatal: bool,
+    },
+    Warning {
+        text: String,
+    },
 }
 
 /// Where events are sent. Sending never blocks and never fails a run.

@@ -96,7 +96,12 @@ impl Link {
         }
     }
 
-    async fn sign(self: &Arc<Self>, run: &Arc<Run>, signer: &str, request: crate::pki::SigningRequest) -> Result<String, Failure> {
+    async fn sign(
+        self: &Arc<Self>,
+        run: &Arc<Run>,
+        signer: &str,
+        request: crate::pki::SigningRequest,
+    ) -> Result<String, Failure> {
         if signer == self.host {
             return self.agent.sign(request).await;
         }

@@ -39,7 +39,11 @@ impl Options {
                 name => has(name),
             })
         };
-        let wanted = if self.tags.is_empty() { !has("never") } else { named(&self.tags) || (has("always") && !self.skip_tags.iter().any(|t| t == "always")) };
+        let wanted = if self.tags.is_empty() {
+            !has("never")
+        } else {
+            named(&self.tags) || (has("always") && !self.skip_tags.iter().any(|t| t == "always"))
+        };
         let skip_all = self.skip_tags.iter().any(|tag| tag == "all") && !has("always");
         wanted && !skip_all && !self.skip_tags.iter().any(|tag| has(tag))
     }

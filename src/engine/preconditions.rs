@@ -38,7 +38,11 @@ pub async fn check(run: &Arc<Run>) -> bool {
         Err(errors) => {
             for error in errors.0 {
                 let help = error.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
-                run.events.send(Event::Finding { host: None, text: format!("cluster : variables : {error}{help}"), fatal: true });
+                run.events.send(Event::Finding {
+                    host: None,
+                    text: format!("cluster : variables : {error}{help}"),
+                    fatal: true,
+                });
             }
             fail(run, facts.keys(), "a variable cannot be read");
             return false;
@@ -49,7 +53,11 @@ pub async fn check(run: &Arc<Run>) -> bool {
         Ok(more) => findings.extend(more),
         Err(error) => {
             let help = error.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
-            run.events.send(Event::Finding { host: None, text: format!("cluster : artifacts : {error}{help}"), fatal: true });
+            run.events.send(Event::Finding {
+                host: None,
+                text: format!("cluster : artifacts : {error}{help}"),
+                fatal: true,
+            });
             fail(run, facts.keys(), "the artifacts cannot be resolved");
             return false;
         }
@@ -60,7 +68,11 @@ pub async fn check(run: &Arc<Run>) -> bool {
 /// Tells the findings. Those about a host fail that host, those about the cluster fail all.
 fn report<'a>(run: &Run, findings: &[Finding], hosts: impl Iterator<Item = &'a String>) -> bool {
     for (finding, text) in findings.iter().zip(preflight::render(findings)) {
-        run.events.send(Event::Finding { host: finding.host.clone(), text, fatal: finding.severity == Severity::Error });
+        run.events.send(Event::Finding {
+            host: finding.host.clone(),
+            text,
+            fatal: finding.severity == Severity::Error,
+        });
     }
     let fatal: Vec<&Finding> = findings.iter().filter(|finding| finding.severity == Severity::Error).collect();
     if fatal.is_empty() {
@@ -73,9 +85,16 @@ fn report<'a>(run: &Run, findings: &[Finding], hosts: impl Iterator<Item = &'a S
     for host in hosts {
         let own = fatal.iter().filter(|finding| finding.host.as_deref() == Some(host)).count();
         match own {
-            0 if whole => outcome(run, host, Status::Failed, Some("a precondition of the cluster does not hold".to_owned())),
+            0 if whole => {
+                outcome(run, host, Status::Failed, Some("a precondition of the cluster does not hold".to_owned()))
+            }
             0 => outcome(run, host, Status::Ok, None),
-            n => outcome(run, host, Status::Failed, Some(format!("{n} precondition{} not met", if n == 1 { " is" } else { "s are" }))),
+            n => outcome(
+                run,
+                host,
+                Status::Failed,
+                Some(format!("{n} precondition{} not met", if n == 1 { " is" } else { "s are" })),
+            ),
         }
     }
     false
@@ -94,7 +113,12 @@ fn outcome(run: &Run, host: &str, status: Status, message: Option<String>) {
         }
     }
     run.events.send(Event::Task {
-        subject: Subject { host: host.to_owned(), task_id: "0.preconditions".to_owned(), role: String::new(), task: "Preconditions".to_owned() },
+        subject: Subject {
+            host: host.to_owned(),
+            task_id: "0.preconditions".to_owned(),
+            role: String::new(),
+            task: "Preconditions".to_owned(),
+        },
         status,
         message,
         diff: Vec::new(),

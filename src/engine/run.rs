@@ -136,7 +136,12 @@ impl Run {
         for host in hosts {
             host.kill();
         }
-        let play = task.id.split('.').next().and_then(|number| number.parse::<usize>().ok()).and_then(|n| self.playbook.plays.get(n - 1));
+        let play = task
+            .id
+            .split('.')
+            .next()
+            .and_then(|number| number.parse::<usize>().ok())
+            .and_then(|n| self.playbook.plays.get(n - 1));
         if task.keywords.any_errors_fatal || play.is_some_and(|play| play.any_errors_fatal) {
             self.abort.store(true, Ordering::SeqCst);
         }
@@ -175,7 +180,12 @@ impl Run {
                 reads.extend(self.templar.reads_deep(&Value::String(source.text.clone()), scope));
             }
         }
-        let expressions = keywords.when.iter().chain(&keywords.until).chain(keywords.changed_when.iter().flatten()).chain(keywords.failed_when.iter().flatten());
+        let expressions = keywords
+            .when
+            .iter()
+            .chain(&keywords.until)
+            .chain(keywords.changed_when.iter().flatten())
+            .chain(keywords.failed_when.iter().flatten());
         let assertions = task.args.get("that").map(|that| match that {
             Value::List(list) => list.clone(),
             one => vec![one.clone()],
@@ -190,7 +200,8 @@ impl Run {
                 reads.extend(self.templar.reads_deep(&Value::String(format!("{{{{ {name} }}}}")), scope));
             }
         }
-        let templates = keywords.loop_.iter().map(|l| &l.items.value).chain(keywords.environment.iter().map(|e| &e.value));
+        let templates =
+            keywords.loop_.iter().map(|l| &l.items.value).chain(keywords.environment.iter().map(|e| &e.value));
         for value in templates.chain(keywords.vars.iter().flat_map(|layer| layer.values().map(|var| &*var.value))) {
             reads.extend(self.templar.reads_deep(value, scope));
         }
@@ -205,7 +216,8 @@ impl Run {
         let handlers = &self.playbook.plays[play].handlers;
         let mut titles = Vec::new();
         for name in &task.keywords.notify {
-            let matching: Vec<_> = handlers.iter().filter(|h| h.name == *name || h.keywords.listen.contains(name)).collect();
+            let matching: Vec<_> =
+                handlers.iter().filter(|h| h.name == *name || h.keywords.listen.contains(name)).collect();
             let own: Vec<_> = matching.iter().filter(|h| h.role_name() == task.role_name()).copied().collect();
             titles.extend((if own.is_empty() { matching } else { own }).into_iter().map(|handler| handler.title()));
         }
@@ -231,7 +243,9 @@ impl Run {
         if self.hosts.get(host).is_some_and(|state| state.is_dead()) {
             return Err(Failure::new(format!("{host} is needed here, and has failed")));
         }
-        let link = super::connect::connect(self, host).await.map_err(|error| Failure::new(format!("{host} is needed here: {error}")))?;
+        let link = super::connect::connect(self, host)
+            .await
+            .map_err(|error| Failure::new(format!("{host} is needed here: {error}")))?;
         self.add_link(host, link.clone());
         Ok(link)
     }
@@ -276,7 +290,12 @@ impl Run {
     pub fn unreachable(&self, host: &HostState, why: String) {
         host.kill();
         self.events.send(Event::Task {
-            subject: Subject { host: host.name.clone(), task_id: "0.connect".to_owned(), role: String::new(), task: "Connect".to_owned() },
+            subject: Subject {
+                host: host.name.clone(),
+                task_id: "0.connect".to_owned(),
+                role: String::new(),
+                task: "Connect".to_owned(),
+            },
             status: Status::Unreachable,
             message: Some(why),
             diff: Vec::new(),
@@ -319,7 +338,13 @@ fn built_in_defaults() -> Result<VarMap, InputErrors> {
 }
 
 /// Reduces the plays to what the graph needs: hosts in batches, selected steps, what waits for what.
-fn shapes(playbook: &Playbook, inventory: &Inventory, limit: Option<&[String]>, options: &Options, templar: &Templar) -> Result<Vec<PlayShape>, InputErrors> {
+fn shapes(
+    playbook: &Playbook,
+    inventory: &Inventory,
+    limit: Option<&[String]>,
+    options: &Options,
+    templar: &Templar,
+) -> Result<Vec<PlayShape>, InputErrors> {
     let mut shapes = Vec::new();
     let mut errors = Vec::new();
     for (number, play) in playbook.plays.iter().enumerate() {
@@ -338,7 +363,10 @@ fn shapes(playbook: &Playbook, inventory: &Inventory, limit: Option<&[String]>, 
         let needs = match &play.needs {
             None if number == 0 => Vec::new(),
             None => vec![number - 1],
-            Some(names) => names.iter().filter_map(|need| playbook.plays[..number].iter().position(|p| p.name == need.value)).collect(),
+            Some(names) => names
+                .iter()
+                .filter_map(|need| playbook.plays[..number].iter().position(|p| p.name == need.value))
+                .collect(),
         };
         shapes.push(PlayShape { name: play.name.clone(), batches: batches(hosts, &play.serial), steps, needs });
     }
@@ -387,8 +415,12 @@ fn collect_steps(steps: &[Step], options: &Options, templar: &Templar, shapes: &
                     collect_steps(part, options, templar, shapes);
                 }
             }
-            Step::FlushHandlers { index } => shapes.push(StepShape { index: *index, kind: StepKind::PerHost, title: "handlers".to_owned() }),
-            Step::Barrier { index } => shapes.push(StepShape { index: *index, kind: StepKind::Barrier, title: "barrier".to_owned() }),
+            Step::FlushHandlers { index } => {
+                shapes.push(StepShape { index: *index, kind: StepKind::PerHost, title: "handlers".to_owned() })
+            }
+            Step::Barrier { index } => {
+                shapes.push(StepShape { index: *index, kind: StepKind::Barrier, title: "barrier".to_owned() })
+            }
         }
     }
 }
@@ -425,7 +457,8 @@ mod tests {
     #[test]
     fn the_last_batch_size_repeats() {
         let hosts: Vec<String> = (1..=7).map(|n| format!("n{n}")).collect();
-        let sizes: Vec<usize> = batches(hosts.clone(), &[BatchSize::Hosts(1), BatchSize::Hosts(3)]).iter().map(Vec::len).collect();
+        let sizes: Vec<usize> =
+            batches(hosts.clone(), &[BatchSize::Hosts(1), BatchSize::Hosts(3)]).iter().map(Vec::len).collect();
         assert_eq!(sizes, [1, 3, 3]);
         let sizes: Vec<usize> = batches(hosts, &[BatchSize::Percent(30.0)]).iter().map(Vec::len).collect();
         assert_eq!(sizes, [2, 2, 2, 1]);

@@ -75,12 +75,16 @@ impl TaskScope {
                     "ansible_play_batch" | "play_hosts" => batches.get(batch)?.clone(),
                     _ => batches.concat(),
                 };
-                let alive = |host: &String| name == "ansible_play_hosts_all" || run.hosts.get(host).is_none_or(|state| !state.is_dead());
+                let alive = |host: &String| {
+                    name == "ansible_play_hosts_all" || run.hosts.get(host).is_none_or(|state| !state.is_dead())
+                };
                 Value::List(hosts.into_iter().filter(alive).map(Value::from).collect())
             }
             "ansible_facts" => {
                 let facts = run.hosts.get(&self.host)?.facts();
-                let strip = |(name, var): (&String, &Var)| (name.strip_prefix("ansible_").unwrap_or(name).to_owned(), (*var.value).clone());
+                let strip = |(name, var): (&String, &Var)| {
+                    (name.strip_prefix("ansible_").unwrap_or(name).to_owned(), (*var.value).clone())
+                };
                 Value::Map(facts.iter().map(strip).collect())
             }
             "ansible_check_mode" => run.planning().into(),

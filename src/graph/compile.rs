@@ -39,11 +39,21 @@ pub struct PlayShape {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Node {
-    Task { play: usize, step: usize, host: String },
+    Task {
+        play: usize,
+        step: usize,
+        host: String,
+    },
     /// A task that runs once for all hosts of a batch.
-    Once { play: usize, step: usize, batch: usize },
+    Once {
+        play: usize,
+        step: usize,
+        batch: usize,
+    },
     /// A point where hosts meet. Nothing runs here.
-    Barrier { label: String },
+    Barrier {
+        label: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +76,13 @@ pub struct TaskGraph {
 
 /// Compiles plays to a graph. Nodes are inserted in the order of the plays, so the result is the same every time.
 pub fn compile(plays: &[PlayShape]) -> TaskGraph {
-    let mut this = TaskGraph { graph: StableDiGraph::new(), by_task: HashMap::new(), by_once: HashMap::new(), starts: HashMap::new(), titles: HashMap::new() };
+    let mut this = TaskGraph {
+        graph: StableDiGraph::new(),
+        by_task: HashMap::new(),
+        by_once: HashMap::new(),
+        starts: HashMap::new(),
+        titles: HashMap::new(),
+    };
     let mut ends: Vec<NodeIndex> = Vec::new();
     for (number, play) in plays.iter().enumerate() {
         for step in &play.steps {
@@ -95,7 +111,14 @@ impl TaskGraph {
         node
     }
 
-    fn add_batch(&mut self, number: usize, play: &PlayShape, batch: usize, hosts: &[String], start: NodeIndex) -> NodeIndex {
+    fn add_batch(
+        &mut self,
+        number: usize,
+        play: &PlayShape,
+        batch: usize,
+        hosts: &[String],
+        start: NodeIndex,
+    ) -> NodeIndex {
         // What the next step of each host comes after: an ordinary task by `Order`, a barrier by `Waits`.
         let mut last: Vec<(NodeIndex, Edge)> = vec![(start, Edge::Waits); hosts.len()];
         for step in &play.steps {
@@ -106,7 +129,8 @@ impl TaskGraph {
                         self.barrier(format!("all hosts before {}", step.title), &before)
                     });
                     for (host, last) in hosts.iter().zip(&mut last) {
-                        let node = self.graph.add_node(Node::Task { play: number, step: step.index, host: host.clone() });
+                        let node =
+                            self.graph.add_node(Node::Task { play: number, step: step.index, host: host.clone() });
                         self.graph.add_edge(last.0, node, last.1);
                         if let Some(meeting) = meeting {
                             self.graph.add_edge(meeting, node, Edge::Waits);
@@ -147,7 +171,10 @@ impl TaskGraph {
 
     /// How many nodes `node` has to wait for.
     pub(super) fn waits(&self, node: NodeIndex) -> usize {
-        self.graph.edges_directed(node, petgraph::Direction::Incoming).filter(|edge| *edge.weight() == Edge::Waits).count()
+        self.graph
+            .edges_directed(node, petgraph::Direction::Incoming)
+            .filter(|edge| *edge.weight() == Edge::Waits)
+            .count()
     }
 
     pub(super) fn waiting_for(&self, node: NodeIndex) -> impl Iterator<Item = NodeIndex> + '_ {
@@ -184,7 +211,11 @@ mod tests {
         PlayShape {
             name: name.to_owned(),
             batches: hosts.iter().map(|batch| batch.iter().map(|&h| h.to_owned()).collect()).collect(),
-            steps: kinds.iter().enumerate().map(|(index, &kind)| StepShape { index, kind, title: format!("t{index}") }).collect(),
+            steps: kinds
+                .iter()
+                .enumerate()
+                .map(|(index, &kind)| StepShape { index, kind, title: format!("t{index}") })
+                .collect(),
             needs: needs.to_vec(),
         }
     }
@@ -209,7 +240,10 @@ mod tests {
         let once = graph.once(0, 1, 0).unwrap();
         assert_eq!(graph.waits(once), 1);
         let meeting = graph.graph.neighbors_directed(once, petgraph::Direction::Incoming).next().unwrap();
-        assert_eq!(graph.waits(meeting) + graph.graph.neighbors_directed(meeting, petgraph::Direction::Incoming).count(), 2 + 2);
+        assert_eq!(
+            graph.waits(meeting) + graph.graph.neighbors_directed(meeting, petgraph::Direction::Incoming).count(),
+            2 + 2
+        );
         assert_eq!(waits(&graph, 0, 2, "n2"), 1);
     }
 
@@ -228,10 +262,8 @@ mod tests {
 
     #[test]
     fn a_play_without_hosts_holds_nobody_up() {
-        let graph = compile(&[
-            play("a", &[], &[StepKind::PerHost], &[]),
-            play("b", &[&["n1"]], &[StepKind::PerHost], &[0]),
-        ]);
+        let graph =
+            compile(&[play("a", &[], &[StepKind::PerHost], &[]), play("b", &[&["n1"]], &[StepKind::PerHost], &[0])]);
         assert_eq!(waits(&graph, 1, 0, "n1"), 1);
     }
 }

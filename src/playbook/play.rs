@@ -1,8 +1,8 @@
 //! Reads playbooks and roles.
 
+use super::Tree;
 use super::task::{Context, Counter, boolean, layer, read_handlers, read_steps, read_yaml, strings, tags, text};
 use super::types::{BatchSize, Files, Keywords, Play, Playbook, Role, Step};
-use super::Tree;
 use crate::engine::actions;
 use crate::modules;
 use crate::source::{InputError, InputErrors, Spanned, near_miss};
@@ -13,8 +13,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const PLAY_KEYWORDS: &[&str] = &[
-    "any_errors_fatal", "become", "become_user", "environment", "gather_facts", "handlers", "hosts", "name", "needs", "no_log", "post_tasks",
-    "pre_tasks", "roles", "serial", "tags", "tasks", "vars", "when",
+    "any_errors_fatal",
+    "become",
+    "become_user",
+    "environment",
+    "gather_facts",
+    "handlers",
+    "hosts",
+    "name",
+    "needs",
+    "no_log",
+    "post_tasks",
+    "pre_tasks",
+    "roles",
+    "serial",
+    "tags",
+    "tasks",
+    "vars",
+    "when",
 ];
 
 /// Whether a task can name this module (without a collection's prefix).
@@ -40,9 +56,16 @@ pub fn load(tree: &Arc<Tree>, path: &Path) -> Result<Playbook, InputErrors> {
     if errors.is_empty() { Ok(playbook) } else { Err(InputErrors(errors)) }
 }
 
-fn read_playbook(tree: &Arc<Tree>, path: &Path, playbook: &mut Playbook, errors: &mut Vec<InputError>, depth: usize) -> Result<(), InputError> {
+fn read_playbook(
+    tree: &Arc<Tree>,
+    path: &Path,
+    playbook: &mut Playbook,
+    errors: &mut Vec<InputError>,
+    depth: usize,
+) -> Result<(), InputError> {
     let list = read_yaml(tree, path)?.ok_or_else(|| {
-        InputError::new(format!("playbook {} not found", path.display())).help("--playbook takes a file, or the name of a built-in playbook such as `cluster`")
+        InputError::new(format!("playbook {} not found", path.display()))
+            .help("--playbook takes a file, or the name of a built-in playbook such as `cluster`")
     })?;
     let Kind::List(plays) = &list.kind else {
         return Err(InputError::at(&list.span, "expected a playbook: a list of plays"));
@@ -52,8 +75,12 @@ fn read_playbook(tree: &Arc<Tree>, path: &Path, playbook: &mut Playbook, errors:
         let import = node.get("import_playbook").or_else(|| node.get("ansible.builtin.import_playbook"));
         let result = match import {
             Some(_) if depth > 20 => Err(InputError::at(&node.span, "playbooks import each other more than 20 deep")),
-            Some(import) => text(import).and_then(|name| read_playbook(tree, &base.join(name), playbook, errors, depth + 1)),
-            None => read_play(tree, node, &base, playbook.plays.len() + 1, errors).map(|play| playbook.plays.push(play)),
+            Some(import) => {
+                text(import).and_then(|name| read_playbook(tree, &base.join(name), playbook, errors, depth + 1))
+            }
+            None => {
+                read_play(tree, node, &base, playbook.plays.len() + 1, errors).map(|play| playbook.plays.push(play))
+            }
         };
         if let Err(error) = result {
             errors.push(error);
@@ -62,7 +89,13 @@ fn read_playbook(tree: &Arc<Tree>, path: &Path, playbook: &mut Playbook, errors:
     Ok(())
 }
 
-fn read_play(tree: &Arc<Tree>, node: &Node, base: &Path, number: usize, errors: &mut Vec<InputError>) -> Result<Play, InputError> {
+fn read_play(
+    tree: &Arc<Tree>,
+    node: &Node,
+    base: &Path,
+    number: usize,
+    errors: &mut Vec<InputError>,
+) -> Result<Play, InputError> {
     if !matches!(node.kind, Kind::Map(_)) {
         return Err(InputError::at(&node.span, "expected a play: a mapping with `hosts`"));
     }
@@ -128,7 +161,9 @@ fn read_play(tree: &Arc<Tree>, node: &Node, base: &Path, number: usize, errors: 
     };
     let needs = match node.get("needs") {
         None => None,
-        Some(list) => Some(strings(list)?.into_iter().map(|value| Spanned { value, span: list.span.clone() }).collect()),
+        Some(list) => {
+            Some(strings(list)?.into_iter().map(|value| Spanned { value, span: list.span.clone() }).collect())
+        }
     };
     Ok(Play {
         name,
@@ -151,10 +186,14 @@ fn read_serial(node: &Node) -> Result<Vec<BatchSize>, InputError> {
     let one = |node: &Node| {
         let given = text(node)?;
         let size = match given.strip_suffix('%') {
-            Some(percent) => percent.trim().parse().ok().filter(|p: &f64| *p > 0.0 && *p <= 100.0).map(BatchSize::Percent),
+            Some(percent) => {
+                percent.trim().parse().ok().filter(|p: &f64| *p > 0.0 && *p <= 100.0).map(BatchSize::Percent)
+            }
             None => given.parse().ok().filter(|n| *n > 0).map(BatchSize::Hosts),
         };
-        size.ok_or_else(|| InputError::at(&node.span, format!("`serial` is a number of hosts or a percentage, not `{given}`")))
+        size.ok_or_else(|| {
+            InputError::at(&node.span, format!("`serial` is a number of hosts or a percentage, not `{given}`"))
+        })
     };
     match &node.kind {
         Kind::List(items) => items.iter().map(one).collect(),
@@ -201,7 +240,12 @@ fn read_role_entry(
 }
 
 /// `include_role` and `import_role`.
-pub(super) fn read_included_role(value: &Node, context: &Context, counter: &mut Counter, steps: &mut Vec<Step>) -> Result<(), InputError> {
+pub(super) fn read_included_role(
+    value: &Node,
+    context: &Context,
+    counter: &mut Counter,
+    steps: &mut Vec<Step>,
+) -> Result<(), InputError> {
     for (key, _) in value.as_map().unwrap_or_default() {
         if !matches!(key.as_str(), Some("name" | "tasks_from")) {
             return Err(InputError::at(&key.span, "`include_role` takes `name` and `tasks_from` here"));
@@ -246,8 +290,14 @@ fn read_role(
         });
         return Err(error);
     }
-    let load = |node: Option<Node>, what: &str| -> Result<Layer, InputError> { node.map_or_else(|| Ok(Layer::default()), |node| layer(&node, what)) };
-    let role = Arc::new(Role { name: name.to_owned(), defaults: load(defaults, "role defaults")?, vars: load(vars, "role vars")? });
+    let load = |node: Option<Node>, what: &str| -> Result<Layer, InputError> {
+        node.map_or_else(|| Ok(Layer::default()), |node| layer(&node, what))
+    };
+    let role = Arc::new(Role {
+        name: name.to_owned(),
+        defaults: load(defaults, "role defaults")?,
+        vars: load(vars, "role vars")?,
+    });
     let inner = Context {
         files: Files { tree: tree.clone(), base: dir.clone() },
         role: Some(role),
@@ -256,14 +306,20 @@ fn read_role(
         ..context.clone()
     };
     if let Some(dependencies) = meta.as_ref().and_then(|meta| meta.get("dependencies")) {
-        let Kind::List(list) = &dependencies.kind else { return Err(InputError::at(&dependencies.span, "`dependencies` is a list of roles")) };
+        let Kind::List(list) = &dependencies.kind else {
+            return Err(InputError::at(&dependencies.span, "`dependencies` is a list of roles"));
+        };
         let outer = Context { chain: inner.chain.clone(), ..context.clone() };
         for dependency in list {
             read_role_entry(dependency, &outer, counter, steps, handlers)?;
         }
     }
     if let Some(list) = own_handlers {
-        let keywords = Keywords { params: context.inherited.params.clone(), vars: context.inherited.vars.clone(), ..Keywords::default() };
+        let keywords = Keywords {
+            params: context.inherited.params.clone(),
+            vars: context.inherited.vars.clone(),
+            ..Keywords::default()
+        };
         let scope = Context { inherited: keywords, dir: dir.join("handlers"), ..inner.clone() };
         read_handlers(&list, &scope, counter, handlers);
     }
@@ -274,7 +330,12 @@ fn read_role(
 }
 
 /// Handlers of roles that came in through `include_role`.
-fn collect_included_handlers(steps: &[Step], tree: &Arc<Tree>, counter: &mut Counter, handlers: &mut Vec<Arc<super::Task>>) {
+fn collect_included_handlers(
+    steps: &[Step],
+    tree: &Arc<Tree>,
+    counter: &mut Counter,
+    handlers: &mut Vec<Arc<super::Task>>,
+) {
     for task in tasks_of(steps) {
         let Some(role) = &task.role else { continue };
         if task.keywords.notify.is_empty() || handlers.iter().any(|handler| handler.role_name() == role.name) {
@@ -284,7 +345,8 @@ fn collect_included_handlers(steps: &[Step], tree: &Arc<Tree>, counter: &mut Cou
         match read_yaml(tree, &dir.join("main.yml")) {
             Ok(Some(list)) => {
                 let inherited = Keywords { params: task.keywords.params.clone(), ..Keywords::default() };
-                let context = Context { files: task.files.clone(), role: Some(role.clone()), inherited, dir, chain: Vec::new() };
+                let context =
+                    Context { files: task.files.clone(), role: Some(role.clone()), inherited, dir, chain: Vec::new() };
                 read_handlers(&list, &context, counter, handlers);
             }
             Ok(None) => {}
@@ -295,7 +357,8 @@ fn collect_included_handlers(steps: &[Step], tree: &Arc<Tree>, counter: &mut Cou
 
 /// Every `notify` names a handler or a topic of the play.
 fn check_notify(steps: &[Step], handlers: &[Arc<super::Task>], errors: &mut Vec<InputError>) {
-    let names: Vec<&str> = handlers.iter().flat_map(|h| std::iter::once(&h.name).chain(&h.keywords.listen)).map(String::as_str).collect();
+    let names: Vec<&str> =
+        handlers.iter().flat_map(|h| std::iter::once(&h.name).chain(&h.keywords.listen)).map(String::as_str).collect();
     for task in tasks_of(steps) {
         for name in &task.keywords.notify {
             if !names.contains(&name.as_str()) {

@@ -1,7 +1,7 @@
 //! Reads task lists: tasks, blocks, includes; folds what is inherited into each task.
 
-use super::types::{Block, Files, Keywords, Loop, Role, Step, Task};
 use super::Tree;
+use super::types::{Block, Files, Keywords, Loop, Role, Step, Task};
 use crate::source::{InputError, Spanned, near_miss};
 use crate::value::Value;
 use crate::vars::{Layer, Var, VarMap};
@@ -11,14 +11,55 @@ use std::sync::Arc;
 
 /// What Ansible has and kprov does not, so that the error can say so.
 const NOT_SUPPORTED: &[&str] = &[
-    "action", "async", "become_exe", "become_flags", "become_method", "collections", "connection", "debugger", "delegate_facts", "diff",
-    "ignore_unreachable", "local_action", "module_defaults", "poll", "port", "remote_user", "throttle", "timeout",
+    "action",
+    "async",
+    "become_exe",
+    "become_flags",
+    "become_method",
+    "collections",
+    "connection",
+    "debugger",
+    "delegate_facts",
+    "diff",
+    "ignore_unreachable",
+    "local_action",
+    "module_defaults",
+    "poll",
+    "port",
+    "remote_user",
+    "throttle",
+    "timeout",
 ];
 
 const KEYWORDS: &[&str] = &[
-    "always", "any_errors_fatal", "args", "become", "become_user", "block", "changed_when", "check_mode", "delay", "delegate_to", "environment",
-    "failed_when", "ignore_errors", "listen", "loop", "loop_control", "name", "no_log", "notify", "register", "rescue", "retries", "run_once", "tags",
-    "until", "vars", "when", "with_items",
+    "always",
+    "any_errors_fatal",
+    "args",
+    "become",
+    "become_user",
+    "block",
+    "changed_when",
+    "check_mode",
+    "delay",
+    "delegate_to",
+    "environment",
+    "failed_when",
+    "ignore_errors",
+    "listen",
+    "loop",
+    "loop_control",
+    "name",
+    "no_log",
+    "notify",
+    "register",
+    "rescue",
+    "retries",
+    "run_once",
+    "tags",
+    "until",
+    "vars",
+    "when",
+    "with_items",
 ];
 
 /// Where a task list stands: what it inherits and where its files are.
@@ -92,7 +133,10 @@ pub(super) fn read_handlers(list: &Node, context: &Context, counter: &mut Counte
                     Err(shared) => handlers.push(shared),
                 }
             }
-            _ => counter.errors.push(InputError::at(&list.span, "a handler is a task; blocks with `rescue` and `meta` are not supported here")),
+            _ => counter.errors.push(InputError::at(
+                &list.span,
+                "a handler is a task; blocks with `rescue` and `meta` are not supported here",
+            )),
         }
     }
 }
@@ -107,16 +151,20 @@ fn read_step(node: &Node, context: &Context, counter: &mut Counter, steps: &mut 
     }
     let mut module = None;
     for (key, value) in entries {
-        let Some(name) = key.as_str() else { return Err(InputError::at(&key.span, "expected the name of a keyword or module")) };
+        let Some(name) = key.as_str() else {
+            return Err(InputError::at(&key.span, "expected the name of a keyword or module"));
+        };
         if KEYWORDS.contains(&name) {
             continue;
         }
         if NOT_SUPPORTED.contains(&name) || name.starts_with("with_") {
-            return Err(InputError::at(&key.span, format!("the keyword `{name}` is not supported")).help("see docs/roles.md for what is"));
+            return Err(InputError::at(&key.span, format!("the keyword `{name}` is not supported"))
+                .help("see docs/roles.md for what is"));
         }
         if let Some((first, _, _)) = module {
             let short = short_name(name);
-            let message = if super::play::is_module(short) || !KEYWORDS.iter().any(|k| near_miss(name, [*k]).is_some()) {
+            let message = if super::play::is_module(short) || !KEYWORDS.iter().any(|k| near_miss(name, [*k]).is_some())
+            {
                 format!("two modules in one task: `{first}` and `{name}`")
             } else {
                 format!("unknown keyword `{name}`")
@@ -128,7 +176,8 @@ fn read_step(node: &Node, context: &Context, counter: &mut Counter, steps: &mut 
         module = Some((name, key, value));
     }
     let Some((name, key, value)) = module else {
-        return Err(InputError::at(&node.span, "a task without a module").help("name what it does: `copy:`, `template:`, `command:`, …"));
+        return Err(InputError::at(&node.span, "a task without a module")
+            .help("name what it does: `copy:`, `template:`, `command:`, …"));
     };
     let module = short_name(name);
     match module {
@@ -201,18 +250,31 @@ fn read_block(
     Ok(())
 }
 
-fn read_include(value: &Node, keywords: &Keywords, context: &Context, counter: &mut Counter, steps: &mut Vec<Step>) -> Result<(), InputError> {
+fn read_include(
+    value: &Node,
+    keywords: &Keywords,
+    context: &Context,
+    counter: &mut Counter,
+    steps: &mut Vec<Step>,
+) -> Result<(), InputError> {
     let file = value.as_str().or_else(|| value.get("file").and_then(Node::as_str));
     let Some(file) = file else { return Err(InputError::at(&value.span, "expected the name of a file with tasks")) };
     if file.contains("{{") || keywords.loop_.is_some() || keywords.register.is_some() {
-        return Err(InputError::at(&value.span, "an include whose file or number is known only during the run is not supported")
-            .help("name the file, and put `when` on the include to choose"));
+        return Err(InputError::at(
+            &value.span,
+            "an include whose file or number is known only during the run is not supported",
+        )
+        .help("name the file, and put `when` on the include to choose"));
     }
     let path = context.dir.join(file);
-    let list = read_yaml(&context.files.tree, &path)?
-        .ok_or_else(|| InputError::at(&value.span, format!("file `{file}` not found")).help(format!("looked for {}", path.display())))?;
-    let inner =
-        Context { inherited: keywords.clone(), dir: path.parent().unwrap_or(Path::new("")).to_owned(), ..context.clone() };
+    let list = read_yaml(&context.files.tree, &path)?.ok_or_else(|| {
+        InputError::at(&value.span, format!("file `{file}` not found")).help(format!("looked for {}", path.display()))
+    })?;
+    let inner = Context {
+        inherited: keywords.clone(),
+        dir: path.parent().unwrap_or(Path::new("")).to_owned(),
+        ..context.clone()
+    };
     if context.chain.len() > 50 {
         return Err(InputError::at(&value.span, "includes are nested more than 50 deep: does a file include itself?"));
     }
@@ -227,7 +289,8 @@ fn read_meta(value: &Node, counter: &mut Counter, steps: &mut Vec<Step>) -> Resu
         Some("barrier") => steps.push(Step::Barrier { index: counter.next() }),
         Some("noop") => {}
         _ => {
-            return Err(InputError::at(&value.span, "this `meta` action is not supported").help("supported: flush_handlers, barrier, noop"));
+            return Err(InputError::at(&value.span, "this `meta` action is not supported")
+                .help("supported: flush_handlers, barrier, noop"));
         }
     }
     Ok(())
@@ -276,7 +339,10 @@ fn read_keywords(node: &Node, context: &Context) -> Result<Keywords, InputError>
             }
             "register" => {
                 let name = text(value)?;
-                if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') || name.starts_with(|c: char| c.is_ascii_digit()) {
+                if name.is_empty()
+                    || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+                    || name.starts_with(|c: char| c.is_ascii_digit())
+                {
                     return Err(InputError::at(&value.span, "`register` takes the name of a variable"));
                 }
                 keywords.register = Some(name);
@@ -294,7 +360,8 @@ fn read_keywords(node: &Node, context: &Context) -> Result<Keywords, InputError>
             "no_log" => keywords.no_log = boolean(value)?,
             "check_mode" => {
                 if boolean(value)? {
-                    return Err(InputError::at(&value.span, "`check_mode: true` on a task is not supported").help("use `kprov plan`"));
+                    return Err(InputError::at(&value.span, "`check_mode: true` on a task is not supported")
+                        .help("use `kprov plan`"));
                 }
                 keywords.always_run = true;
             }
@@ -322,7 +389,10 @@ fn read_keywords(node: &Node, context: &Context) -> Result<Keywords, InputError>
                 "loop_var" => loop_.var = text(value)?,
                 "index_var" => loop_.index_var = Some(text(value)?),
                 "label" => loop_.label = Some(text(value)?),
-                other => return Err(InputError::at(&key.span, format!("`loop_control` has no `{other}` here")).help("supported: loop_var, index_var, label")),
+                other => {
+                    return Err(InputError::at(&key.span, format!("`loop_control` has no `{other}` here"))
+                        .help("supported: loop_var, index_var, label"));
+                }
             }
         }
     }
@@ -373,7 +443,12 @@ pub(super) fn strings(node: &Node) -> Result<Vec<String>, InputError> {
 
 /// Tags: as [`strings`], and commas separate too.
 pub(super) fn tags(node: &Node) -> Result<Vec<String>, InputError> {
-    Ok(strings(node)?.iter().flat_map(|s| s.split(',')).map(|s| s.trim().to_owned()).filter(|s| !s.is_empty()).collect())
+    Ok(strings(node)?
+        .iter()
+        .flat_map(|s| s.split(','))
+        .map(|s| s.trim().to_owned())
+        .filter(|s| !s.is_empty())
+        .collect())
 }
 
 /// A condition or a list of conditions, each an expression or a boolean.

@@ -80,7 +80,9 @@ impl Tree {
     pub fn roles(&self) -> Vec<String> {
         let mut names: BTreeSet<String> = built_in_names()
             .iter()
-            .filter_map(|path| path.strip_prefix("roles/").and_then(|rest| rest.split_once('/')).map(|(name, _)| name.to_owned()))
+            .filter_map(|path| {
+                path.strip_prefix("roles/").and_then(|rest| rest.split_once('/')).map(|(name, _)| name.to_owned())
+            })
             .collect();
         for dir in &self.dirs {
             let entries = std::fs::read_dir(dir.join("roles")).into_iter().flatten().flatten();
@@ -127,7 +129,14 @@ fn name(path: &Path) -> String {
 fn read(path: &Path) -> Result<Option<(PathBuf, Vec<u8>)>, InputError> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some((path.to_owned(), bytes))),
-        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory | std::io::ErrorKind::IsADirectory) => Ok(None),
+        Err(e)
+            if matches!(
+                e.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory | std::io::ErrorKind::IsADirectory
+            ) =>
+        {
+            Ok(None)
+        }
         Err(e) => Err(InputError::new(format!("{}: {e}", path.display()))),
     }
 }

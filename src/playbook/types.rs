@@ -51,9 +51,13 @@ pub enum Step {
     Task(Arc<Task>),
     Block(Arc<Block>),
     /// `meta: flush_handlers`, and the end of a section. `index` counts it among the tasks.
-    FlushHandlers { index: usize },
+    FlushHandlers {
+        index: usize,
+    },
     /// `meta: barrier`: every host waits here for all others. `index` counts it among the tasks.
-    Barrier { index: usize },
+    Barrier {
+        index: usize,
+    },
 }
 
 /// Tasks with a rescue. Blocks without one are dissolved into their tasks at load.
@@ -147,8 +151,9 @@ impl Files {
     /// A template by the name that a task gives it.
     pub fn template(&self, name: &str) -> Result<Arc<Source>, ArgError> {
         let (path, bytes) = self.find("templates", name)?;
-        let text = String::from_utf8(bytes)
-            .map_err(|_| ArgError::new("src", format!("{} is not UTF-8, which a template has to be", path.display())))?;
+        let text = String::from_utf8(bytes).map_err(|_| {
+            ArgError::new("src", format!("{} is not UTF-8, which a template has to be", path.display()))
+        })?;
         Ok(Source::new(path, text))
     }
 

@@ -29,9 +29,13 @@ pub fn event(show: Show, event: &Event) -> String {
             object
         }
         Event::Stage { .. } => return String::new(),
-        Event::StageDone { name, took } => object(json!({"event": "stage", "stage": name, "seconds": took.as_secs_f64()})),
+        Event::StageDone { name, took } => {
+            object(json!({"event": "stage", "stage": name, "seconds": took.as_secs_f64()}))
+        }
         Event::Play { name, hosts } => object(json!({"event": "play", "play": name, "hosts": hosts})),
-        Event::Finding { host, text, fatal } => object(json!({"event": "finding", "host": host, "message": text, "fatal": fatal})),
+        Event::Finding { host, text, fatal } => {
+            object(json!({"event": "finding", "host": host, "message": text, "fatal": fatal}))
+        }
         Event::Warning { text } => object(json!({"event": "warning", "message": text})),
     };
     format!("{}\n", Value::Object(object))
@@ -75,7 +79,10 @@ fn diffs(diffs: &[Diff]) -> Value {
         .map(|diff| match diff {
             Diff::Text { path, before, after } => json!({"path": path, "before": before, "after": after}),
             Diff::Fields { subject, fields } => {
-                let fields: Vec<_> = fields.iter().map(|(name, before, after)| json!({"field": name, "before": before, "after": after})).collect();
+                let fields: Vec<_> = fields
+                    .iter()
+                    .map(|(name, before, after)| json!({"field": name, "before": before, "after": after}))
+                    .collect();
                 json!({"subject": subject, "fields": fields})
             }
             Diff::Note(note) => json!({"note": note}),

@@ -7,7 +7,9 @@ use console::style;
 pub fn text(show: Show, recap: &Recap) -> String {
     let width = recap.hosts.keys().map(|host| host.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..7)
-        .map(|column| recap.hosts.values().map(|counts| counts.columns()[column].1.to_string().len()).max().unwrap_or(1))
+        .map(|column| {
+            recap.hosts.values().map(|counts| counts.columns()[column].1.to_string().len()).max().unwrap_or(1)
+        })
         .collect();
     let title = if show.plan { "PLAN RECAP" } else { "PLAY RECAP" };
     let mut lines = format!("\n{} {}\n", style(title).bold(), "*".repeat(69));

@@ -61,7 +61,10 @@ mod tests {
 
     #[test]
     fn fields_show_both_sides() {
-        let fields = vec![("mode".into(), Some("0644".into()), Some("0600".into())), ("owner".into(), None, Some("etcd".into()))];
+        let fields = vec![
+            ("mode".into(), Some("0644".into()), Some("0600".into())),
+            ("owner".into(), None, Some("etcd".into())),
+        ];
         let plain = console::strip_ansi_codes(&lines(&Diff::Fields { subject: "/etc/x".into(), fields })).into_owned();
         assert_eq!(plain, "  /etc/x\n    ~ mode: 0644 -> 0600\n    + owner: etcd\n");
     }

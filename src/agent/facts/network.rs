@@ -352,9 +352,7 @@ mod tests {
     #[test]
     fn the_kernel_tells_of_the_loopback_address() {
         let found = ipv4_addresses().unwrap();
-        assert!(
-            found.iter().any(|(_, address)| address.ip == IpAddr::from(Ipv4Addr::LOCALHOST) && address.prefix == 8)
-        );
+        assert!(found.iter().any(|address| address.ip == IpAddr::from(Ipv4Addr::LOCALHOST) && address.prefix == 8));
     }
 
     #[test]

@@ -59,20 +59,30 @@ struct AdminKubeconfig {
 impl Kubernetes {
     pub fn prepare(run: &Arc<Run>, task: &Task, mut args: Map, scope: &Arc<dyn Scope>) -> Result<Self, Unprepared> {
         let variable = |name: &str, default: &str| -> Result<String, Unprepared> {
-            Ok(run.variable(scope, name).map_err(failed)?.map_or_else(|| default.to_owned(), |(value, _)| value.to_string()))
+            Ok(run
+                .variable(scope, name)
+                .map_err(failed)?
+                .map_or_else(|| default.to_owned(), |(value, _)| value.to_string()))
         };
         let dir = variable("kube_cert_dir", "/etc/kubernetes/ssl")?;
         let port = variable("kube_apiserver_port", "6443")?;
-        let port = port.parse().map_err(|_| failed(InputError::at(&task.span, format!("kube_apiserver_port is `{port}`, expected a port"))))?;
+        let port = port.parse().map_err(|_| {
+            failed(InputError::at(&task.span, format!("kube_apiserver_port is `{port}`, expected a port")))
+        })?;
         let authority = Authority { certificate: format!("{dir}/ca.crt"), key: format!("{dir}/ca.key") };
         if let Some(template) = args.shift_remove("template") {
             let source = task.files.template(&template.to_string()).map_err(|error| arg_error(task, error))?;
-            let text = run.templar.render_file(&source.text, &source.path, scope).map_err(|e| failed(e.into_input(&task.args_span)))?;
+            let text = run
+                .templar
+                .render_file(&source.text, &source.path, scope)
+                .map_err(|e| failed(e.into_input(&task.args_span)))?;
             args.insert("definition".to_owned(), text);
         }
         let args = Args::new(args, None, &task.files);
         let what = match task.module.as_str() {
-            "admin_kubeconfig" => What::Kubeconfig(AdminKubeconfig::from_args(args).map_err(|error| arg_error(task, error))?),
+            "admin_kubeconfig" => {
+                What::Kubeconfig(AdminKubeconfig::from_args(args).map_err(|error| arg_error(task, error))?)
+            }
             name => match kube::from_args(name, args) {
                 Some(made) => What::Task(made.map_err(|error| arg_error(task, error))?),
                 None => return Err(failed(InputError::at(&task.span, format!("unknown module `{name}`")))),
@@ -135,12 +145,18 @@ impl AdminKubeconfig {
             Err(failure) => return Err(failure),
         };
         let good = |identity: &Identity| {
-            written.as_ref().is_some_and(|text| kube::kubeconfig_is_good(text, &self.server, identity.authority(), self.renew_before_days))
+            written.as_ref().is_some_and(|text| {
+                kube::kubeconfig_is_good(text, &self.server, identity.authority(), self.renew_before_days)
+            })
         };
         let outcome = |changed| Outcome {
             changed,
             result: [("dest".to_owned(), Value::from(self.dest.display().to_string()))].into_iter().collect(),
-            diff: if changed { vec![Diff::Note(format!("write {} on this machine", self.dest.display()))] } else { Vec::new() },
+            diff: if changed {
+                vec![Diff::Note(format!("write {} on this machine", self.dest.display()))]
+            } else {
+                Vec::new()
+            },
             grade: Grade::Exact,
         };
         match identity {

@@ -10,7 +10,9 @@ use crate::value::{Map, Value};
 use std::sync::Arc;
 
 fn ok(message: String) -> Outcome {
-    let result: Map = [("msg".to_owned(), message.as_str().into()), ("kprov_message".to_owned(), message.into())].into_iter().collect();
+    let result: Map = [("msg".to_owned(), message.as_str().into()), ("kprov_message".to_owned(), message.into())]
+        .into_iter()
+        .collect();
     Outcome { changed: false, result, diff: Vec::new(), grade: Grade::Exact }
 }
 

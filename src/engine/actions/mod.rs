@@ -11,8 +11,7 @@ use crate::modules::args::{ArgError, Args};
 use crate::modules::{self, Failure, Grade, Outcome, Resource};
 use crate::playbook::Task;
 use crate::source::InputError;
-use crate::system::Mode;
-use crate::template::{Scope, Truth};
+use crate::template::Scope;
 use crate::value::{Map, Value};
 use std::sync::Arc;
 
@@ -23,8 +22,19 @@ mod node;
 pub use kubernetes::{KubeClients, Kubernetes};
 
 /// The names of the modules of this file. `template` and `artifact` end as resources of the node.
-pub const NAMES: &[&str] =
-    &["admin_kubeconfig", "artifact", "assert", "containerd_image", "debug", "fail", "k8s", "k8s_info", "set_fact", "setup", "template"];
+pub const NAMES: &[&str] = &[
+    "admin_kubeconfig",
+    "artifact",
+    "assert",
+    "containerd_image",
+    "debug",
+    "fail",
+    "k8s",
+    "k8s_info",
+    "set_fact",
+    "setup",
+    "template",
+];
 
 /// A task that is ready to run.
 pub enum Prepared {
@@ -93,7 +103,14 @@ pub async fn prepare(run: &Arc<Run>, task: &Arc<Task>, scope: &Arc<dyn Scope>) -
         "artifact" => node::artifact(run, task, args, scope).await?,
         "containerd_image" => match node::containerd_image(run, task, args, scope).await? {
             Some(resource) => resource,
-            None => return Ok(Prepared::Local(Action::Known(Ok(Outcome { changed: false, result: Map::new(), diff: Vec::new(), grade: Grade::Exact })))),
+            None => {
+                return Ok(Prepared::Local(Action::Known(Ok(Outcome {
+                    changed: false,
+                    result: Map::new(),
+                    diff: Vec::new(),
+                    grade: Grade::Exact,
+                }))));
+            }
         },
         name => match modules::from_args(name, Args::new(args, free_form, &task.files)) {
             Some(made) => made.map_err(|error| arg_error(task, error))?,
@@ -110,7 +127,10 @@ fn render_args(run: &Run, task: &Task, scope: &Arc<dyn Scope>) -> Result<Map, Fa
     match run.templar.render(&task.args, scope).map_err(|e| at(&e.into_input(&task.args_span)))? {
         Value::Map(map) => Ok(map),
         Value::Null => Ok(Map::new()),
-        other => Err(at(&InputError::at(&task.args_span, format!("arguments have to be a mapping, found {}", other.type_name())))),
+        other => Err(at(&InputError::at(
+            &task.args_span,
+            format!("arguments have to be a mapping, found {}", other.type_name()),
+        ))),
     }
 }
 
@@ -139,7 +159,13 @@ impl Action {
         matches!(self, Self::Kubernetes(_) | Self::Setup)
     }
 
-    pub async fn run(self, run: &Arc<Run>, host: &HostState, link: &Arc<Link>, _scope: &Arc<dyn Scope>) -> Result<Outcome, Failure> {
+    pub async fn run(
+        self,
+        run: &Arc<Run>,
+        host: &HostState,
+        link: &Arc<Link>,
+        _scope: &Arc<dyn Scope>,
+    ) -> Result<Outcome, Failure> {
         let ok = |result| Outcome { changed: false, result, diff: Vec::new(), grade: Grade::Exact };
         match self {
             Self::Known(result) => result,

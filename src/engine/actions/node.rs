@@ -19,13 +19,21 @@ pub fn template(run: &Run, task: &Task, mut args: Map, scope: &Arc<dyn Scope>) -
         _ => return Err(failed(InputError::at(&task.args_span, "template: missing argument `src`"))),
     };
     let source = task.files.template(&name).map_err(|error| arg_error(task, error))?;
-    let content = run.templar.render_file(&source.text, &source.path, scope).map_err(|e| failed(e.into_input(&task.args_span)))?;
+    let content = run
+        .templar
+        .render_file(&source.text, &source.path, scope)
+        .map_err(|e| failed(e.into_input(&task.args_span)))?;
     args.insert("content".to_owned(), content);
     made(task, "copy", args)
 }
 
 /// `artifact`: resolved in the catalogue; no byte is fetched before a node asks for it.
-pub async fn artifact(run: &Arc<Run>, task: &Task, mut args: Map, scope: &Arc<dyn Scope>) -> Result<Resource, Unprepared> {
+pub async fn artifact(
+    run: &Arc<Run>,
+    task: &Task,
+    mut args: Map,
+    scope: &Arc<dyn Scope>,
+) -> Result<Resource, Unprepared> {
     let at = |message: String| failed(InputError::at(&task.args_span, message));
     let mut text = |name: &str| match args.shift_remove(name) {
         None | Some(Value::Null) => Ok(None),
@@ -56,8 +64,10 @@ pub async fn artifact(run: &Arc<Run>, task: &Task, mut args: Map, scope: &Arc<dy
     let mut files = Vec::new();
     for member in &members {
         let blob = run.artifacts.store.blob(&artifact, member.as_deref()).map_err(failed)?;
-        let path = member.as_deref().map_or(artifact.name.as_str(), |member| member.rsplit('/').next().unwrap_or(member));
-        let file = [("member", blob.member.map_or(Value::Null, Value::from)), ("path", path.into()), ("mode", "0755".into())];
+        let path =
+            member.as_deref().map_or(artifact.name.as_str(), |member| member.rsplit('/').next().unwrap_or(member));
+        let file =
+            [("member", blob.member.map_or(Value::Null, Value::from)), ("path", path.into()), ("mode", "0755".into())];
         files.push(file.into_iter().collect());
     }
     let dest = dest.unwrap_or_else(|| format!("/opt/kprov/{}/{}", artifact.name, artifact.version));
@@ -68,25 +78,53 @@ pub async fn artifact(run: &Arc<Run>, task: &Task, mut args: Map, scope: &Arc<dy
 }
 
 /// `containerd_image`: an archive to import; `None` where containerd will pull the image itself.
-pub async fn containerd_image(run: &Arc<Run>, task: &Task, mut args: Map, scope: &Arc<dyn Scope>) -> Result<Option<Resource>, Unprepared> {
+pub async fn containerd_image(
+    run: &Arc<Run>,
+    task: &Task,
+    mut args: Map,
+    scope: &Arc<dyn Scope>,
+) -> Result<Option<Resource>, Unprepared> {
     let name = match args.shift_remove("name") {
         Some(Value::String(name)) => name,
-        _ => return Err(failed(InputError::at(&task.args_span, "containerd_image: missing argument `name`, an image of the catalogue"))),
+        _ => {
+            return Err(failed(InputError::at(
+                &task.args_span,
+                "containerd_image: missing argument `name`, an image of the catalogue",
+            )));
+        }
     };
     let Resolved::File(artifact) = resolve(run, task, scope, &name, None)? else { return Ok(None) };
     let blob = run.artifacts.store.blob(&artifact, None).map_err(failed)?;
-    let bin_dir = run.variable(scope, "bin_dir").map_err(failed)?.map_or_else(|| "/usr/local/bin".to_owned(), |(value, _)| value.to_string());
+    let bin_dir = run
+        .variable(scope, "bin_dir")
+        .map_err(failed)?
+        .map_or_else(|| "/usr/local/bin".to_owned(), |(value, _)| value.to_string());
     args.insert("name".to_owned(), artifact.image.as_deref().unwrap_or(&name).into());
     args.insert("digest".to_owned(), blob.digest.into());
     args.entry("ctr".to_owned()).or_insert_with(|| format!("{bin_dir}/ctr").into());
     made(task, "containerd_image", args).map(Some)
 }
 
-fn resolve(run: &Arc<Run>, task: &Task, scope: &Arc<dyn Scope>, name: &str, version: Option<&str>) -> Result<Resolved, Unprepared> {
-    let host = run.variable(scope, "inventory_hostname").map_err(failed)?.map_or_else(String::new, |(value, _)| value.to_string());
-    let machine = run.variable(scope, "ansible_architecture").map_err(failed)?.map_or_else(String::new, |(value, _)| value.to_string());
-    let at = |error: InputError| failed(InputError { span: error.span.clone().or_else(|| Some(task.args_span.clone())), ..error });
-    let arch = architecture(&machine).ok_or_else(|| at(InputError::new(format!("no artifacts for the architecture `{machine}`"))))?;
+fn resolve(
+    run: &Arc<Run>,
+    task: &Task,
+    scope: &Arc<dyn Scope>,
+    name: &str,
+    version: Option<&str>,
+) -> Result<Resolved, Unprepared> {
+    let host = run
+        .variable(scope, "inventory_hostname")
+        .map_err(failed)?
+        .map_or_else(String::new, |(value, _)| value.to_string());
+    let machine = run
+        .variable(scope, "ansible_architecture")
+        .map_err(failed)?
+        .map_or_else(String::new, |(value, _)| value.to_string());
+    let at = |error: InputError| {
+        failed(InputError { span: error.span.clone().or_else(|| Some(task.args_span.clone())), ..error })
+    };
+    let arch = architecture(&machine)
+        .ok_or_else(|| at(InputError::new(format!("no artifacts for the architecture `{machine}`"))))?;
     run.artifacts.catalog(run, &host).and_then(|catalog| catalog.resolve(name, version, arch)).map_err(at)
 }
 
@@ -102,7 +140,8 @@ pub fn settle(run: &Run, task: &Task, scope: &Arc<dyn Scope>, resource: &mut Res
     let Resource::Command(command) = resource else { return Ok(()) };
     command.probe = task.keywords.always_run;
     for environment in &task.keywords.environment {
-        let rendered = run.templar.render(&environment.value, scope).map_err(|e| failed(e.into_input(&environment.span)))?;
+        let rendered =
+            run.templar.render(&environment.value, scope).map_err(|e| failed(e.into_input(&environment.span)))?;
         let Value::Map(map) = rendered else {
             return Err(failed(InputError::at(&environment.span, "`environment` is a mapping of names to values")));
         };
