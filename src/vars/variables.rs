@@ -94,6 +94,8 @@ impl<'a> Reader<'a> {
             let canonical = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
             if !seen.contains(&canonical) {
                 seen.push(canonical);
+                // Paths are shown: without a `./` that nobody typed.
+                let dir = dir.strip_prefix(".").unwrap_or(dir);
                 let opened = VarsDir::open(dir.join("group_vars"))
                     .and_then(|groups| Ok(Dir { of_playbook, groups, hosts: VarsDir::open(dir.join("host_vars"))? }));
                 match opened {

@@ -2,6 +2,7 @@
 
 mod agent;
 mod artifacts;
+mod inventory;
 mod lab;
 mod sshd;
 mod template;
