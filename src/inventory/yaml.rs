@@ -93,7 +93,7 @@ fn variable(name: &Node, value: &Node, vault: &Vault, builder: &mut Builder) -> 
         builder.error(error.help("use letters, digits and `_`"));
         return None;
     }
-    match Var::from_node(value, vault) {
+    match Var::from_pair(name, value, vault) {
         Ok(var) => Some((text, var)),
         Err(error) => {
             builder.error(error);

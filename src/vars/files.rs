@@ -25,7 +25,7 @@ pub fn read_map(node: &Node, vault: &Vault) -> Result<VarMap, InputErrors> {
             let error = InputError::at(&key.span, format!("invalid variable name: `{name}`"));
             errors.push(error.help("use letters, digits and `_`, and no digit first"));
         } else {
-            match Var::from_node(value, vault) {
+            match Var::from_pair(key, value, vault) {
                 Ok(var) => {
                     vars.insert(name, var);
                 }

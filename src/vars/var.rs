@@ -25,12 +25,16 @@ impl Var {
         Self { value: Arc::new(value.into()), origin: Some(origin), secret: false, literal: false }
     }
 
-    /// Reads a node. A `!vault` value anywhere in it is decrypted and makes the whole variable secret.
-    pub fn from_node(node: &Node, vault: &Vault) -> Result<Self, InputError> {
-        let mut node = node.clone();
+    /// Reads a pair of a mapping; the origin is the place of both. A `!vault` value anywhere in it is decrypted and makes
+    /// the whole variable secret.
+    pub fn from_pair(key: &Node, value: &Node, vault: &Vault) -> Result<Self, InputError> {
+        // An alias was written elsewhere, maybe above the key.
+        let origin = if value.span.start >= key.span.end { value.span.end } else { key.span.end };
+        let origin = key.span.source.span(key.span.start, origin);
+        let mut node = value.clone();
         let secret = decrypt(&mut node, vault)?;
         let literal = node.tag.take_if(|tag| tag == "!unsafe").is_some();
-        Ok(Self { value: Arc::new(node.to_value()), origin: Some(node.span), secret, literal })
+        Ok(Self { value: Arc::new(node.to_value()), origin: Some(origin), secret, literal })
     }
 }
 

@@ -182,7 +182,7 @@ fn vaulted_values_are_decrypted_and_not_shown() {
     let error = refused(dir.path(), &["vars", "-i", "hosts.ini"]);
     assert!(
         error.starts_with(
-            "error: encrypted with ansible-vault, and there is no vault password\n --> group_vars/all.yml:2:"
+            "error: encrypted with ansible-vault, and there is no vault password\n --> group_vars/all.yml:3:"
         ),
         "{error}"
     );
