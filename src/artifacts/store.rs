@@ -28,7 +28,8 @@ struct Inner {
     downloader: Downloader,
     artifacts: Mutex<HashMap<String, Arc<Artifact>>>,
     opened: Mutex<HashMap<Blob, Arc<OnceCell<Outcome>>>>,
-    unpacking: tokio::sync::Mutex<()>,
+    /// By digest of the archive: one unpacking at a time.
+    unpacking: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 type Outcome = Result<Opened, Arc<ArtifactError>>;
@@ -48,7 +49,7 @@ impl Store {
             downloader: Downloader::default(),
             artifacts: Mutex::default(),
             opened: Mutex::default(),
-            unpacking: tokio::sync::Mutex::default(),
+            unpacking: Mutex::default(),
         }))
     }
 
@@ -97,8 +98,12 @@ impl Store {
         let whole = Blob { digest: artifact.digest.to_string(), member: None };
         let archive = Box::pin(self.open(&whole)).await?;
         let (inner, artifact, member) = (self.0.clone(), artifact.clone(), member.to_owned());
-        // One unpacking at a time: the first does it for all members, the others find it done.
-        let unpacking = self.0.unpacking.lock().await;
+        // The first does it for all members, the others find it done.
+        let lock = {
+            let mut unpacking = self.0.unpacking.lock().unwrap_or_else(PoisonError::into_inner);
+            unpacking.entry(archive.sha256.clone()).or_default().clone()
+        };
+        let unpacking = lock.lock().await;
         let result = blocking(move || {
             let digest = Digest::sha256(&archive.sha256).unwrap_or_else(|| artifact.digest.clone());
             extract::member(&inner.cache, &archive, &digest, &member, &artifact.members)
