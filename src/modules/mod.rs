@@ -177,6 +177,9 @@ macro_rules! modules {
 
 #[cfg(feature = "controller")]
 pub mod args;
+pub mod attributes;
+mod edit;
+mod replace;
 #[cfg(test)]
 pub mod testing;
 
@@ -185,14 +188,20 @@ modules! {
     Certificate = certificate: "certificate";
     /// A CA on this node.
     CertificateAuthority = certificate_authority: "certificate_authority";
+    /// Lines between two markers in a text file.
+    Blockinfile = blockinfile: "blockinfile";
     /// A program, with or without a shell.
     Command = command: "command" | "shell";
+    /// A file with given content.
+    Copy = copy: "copy";
     /// Permissions, owner and kind of a path.
     File = file: "file";
     /// A file with which a component reaches the API server.
     Kubeconfig = kubeconfig: "kubeconfig";
     /// The key pair of service account tokens.
     ServiceAccountKey = service_account_key: "service_account_key";
+    /// One line of a text file.
+    Lineinfile = lineinfile: "lineinfile";
     /// Running and enabling of a systemd unit, and reloading of unit files.
     Systemd = systemd: "systemd" | "systemd_service" | "service";
 }

@@ -82,14 +82,17 @@ pub fn check_fails<M: Module>(module: &M, root: &Path) -> String {
     applied.message
 }
 
-/// Builds a module's arguments from `key: value` pairs. No files of a role.
+/// A module's arguments. There are no files of a role.
 #[cfg(feature = "controller")]
-pub fn args<const N: usize>(pairs: [(&str, crate::value::Value); N]) -> super::args::Args<'static> {
-    struct None;
-    impl super::args::Files for None {
-        fn read(&self, name: &str) -> Result<(PathBuf, Vec<u8>), super::args::ArgError> {
-            Err(super::args::ArgError::new("src", format!("no file {name}")))
+pub fn args<K: Into<String>, V: Into<crate::value::Value>>(
+    pairs: impl IntoIterator<Item = (K, V)>,
+) -> super::args::Args<'static> {
+    use super::args::{ArgError, Args, Files};
+    struct NoFiles;
+    impl Files for NoFiles {
+        fn read(&self, name: &str) -> Result<(PathBuf, Vec<u8>), ArgError> {
+            Err(ArgError::new("src", format!("no file {name}")))
         }
     }
-    super::args::Args::new(pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(), Option::None, &None)
+    Args::new(pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect(), None, &NoFiles)
 }

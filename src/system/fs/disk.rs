@@ -9,7 +9,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use tempfile::TempPath;
 
 pub fn lstat(path: &Path) -> Result<Option<Meta>> {
     meta(path, fs::symlink_metadata(path))
@@ -84,31 +85,41 @@ pub fn list(path: &Path) -> Result<Vec<OsString>> {
 
 /// Writes a temporary file beside `path` and renames it. The temporary file is gone on every way out but a kill.
 pub fn write(path: &Path, content: &Content, mode: u32, uid: u32, gid: u32) -> Result<()> {
-    let failed = failed(path);
-    let directory = super::parent(path).unwrap_or(Path::new("."));
+    let staged = match content {
+        Content::Staged { path: staged, .. } => TempPath::try_from_path(staged),
+        _ => Ok(temporary(path, content)?),
+    };
+    let put = |staged: TempPath| -> io::Result<()> {
+        attributes(&File::open(&staged)?, mode, uid, gid)?;
+        staged.persist(path)?;
+        File::open(directory(path))?.sync_all()
+    };
+    staged.and_then(put).map_err(failed(path))
+}
+
+pub fn stage(path: &Path, content: &Content) -> Result<PathBuf> {
+    temporary(path, content)?.keep().map_err(|error| failed(path)(error.error))
+}
+
+fn temporary(path: &Path, content: &Content) -> Result<TempPath> {
     let mut source: Box<dyn Read> = match content {
         Content::Bytes(bytes) => Box::new(bytes.as_slice()),
-        Content::CopyOf(from) => Box::new(File::open(from).map_err(SystemError::file(from))?),
-        Content::Staged { path: staged, .. } => {
-            let put = File::open(staged)
-                .and_then(|file| attributes(&file, mode, uid, gid))
-                .and_then(|()| fs::rename(staged, path));
-            if put.is_err() {
-                let _ = fs::remove_file(staged);
-            }
-            return put.and_then(|()| sync_directory(directory)).map_err(failed);
+        Content::CopyOf(from) | Content::Staged { path: from, .. } => {
+            Box::new(File::open(from).map_err(SystemError::file(from))?)
         }
         Content::Blob { .. } | Content::Unknown => return Err(SystemError::Unknown),
     };
-    let mut put = || -> io::Result<()> {
+    let mut write = || -> io::Result<TempPath> {
         // Hidden and without a suffix: directories such as /etc/sysctl.d and /etc/cni/net.d are read by pattern.
-        let mut file = tempfile::Builder::new().prefix(".kprov-").tempfile_in(directory)?;
+        let mut file = tempfile::Builder::new().prefix(".kprov-").tempfile_in(directory(path))?;
         io::copy(&mut source, file.as_file_mut())?;
-        attributes(file.as_file(), mode, uid, gid)?;
-        file.persist(path).map_err(|error| error.error)?;
-        sync_directory(directory)
+        Ok(file.into_temp_path())
     };
-    put().map_err(failed)
+    write().map_err(failed(path))
+}
+
+fn directory(path: &Path) -> &Path {
+    super::parent(path).unwrap_or(Path::new("."))
 }
 
 /// Owner first: changing it may clear mode bits.
@@ -119,10 +130,6 @@ fn attributes(file: &File, mode: u32, uid: u32, gid: u32) -> io::Result<()> {
     }
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.sync_all()
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }
 
 pub fn write_in_place(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -157,12 +164,11 @@ pub fn hard_link(path: &Path, existing: &Path) -> Result<()> {
 
 /// Makes something under a temporary name beside `path` and renames it.
 fn replace(path: &Path, make: impl Fn(&Path) -> io::Result<()>) -> Result<()> {
-    let directory = super::parent(path).unwrap_or(Path::new("."));
     // Dropping the temporary path removes what is still under it: rename(2) does nothing between two names of one file.
     let put = || -> io::Result<()> {
-        let made = tempfile::Builder::new().prefix(".kprov-").make_in(directory, |temporary| make(temporary))?;
+        let made = tempfile::Builder::new().prefix(".kprov-").make_in(directory(path), |temporary| make(temporary))?;
         fs::rename(made.path(), path)?;
-        sync_directory(directory)
+        File::open(directory(path))?.sync_all()
     };
     put().map_err(failed(path))
 }

@@ -280,6 +280,17 @@ impl Fs {
         Ok(())
     }
 
+    /// Writes the content to a new, private file beside `path`, to be looked at before it is put in place with
+    /// [`Fs::write`]. When planning, the content is returned as it is.
+    pub fn stage(&mut self, path: &Path, content: Content) -> Result<Content> {
+        if self.overlay.is_some() || matches!(content, Content::Staged { .. }) {
+            return Ok(content);
+        }
+        self.fresh(path, 0)?;
+        let staged = disk::stage(path, &content)?;
+        Ok(Content::Staged { sha256: disk::sha256(&staged)?, path: staged })
+    }
+
     /// Writes into a file that exists, without replacing it: for /proc and /sys, where each write is a request.
     pub fn write_in_place(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {
         if !self.exists(path)? {
@@ -297,7 +308,7 @@ impl Fs {
     pub fn mkdir_all(&mut self, path: &Path, mode: Option<u32>, owner: Owner) -> Result<()> {
         match self.stat(path)? {
             Some(meta) if meta.is_dir() => return Ok(()),
-            Some(_) => return Err(errno(path, Errno::EXIST)),
+            Some(_) => return Err(errno(path, Errno::NOTDIR)),
             None if self.lstat(path)?.is_some() => return Err(errno(path, Errno::EXIST)),
             None => {}
         }
