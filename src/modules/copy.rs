@@ -233,7 +233,9 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-    fn module(root: &Path, pairs: &[(&str, &str)]) -> Copy {
+    type Pairs<'a> = &'a [(&'a str, &'a str)];
+
+    fn module(root: &Path, pairs: Pairs<'_>) -> Copy {
         let pairs = pairs.iter().map(|(key, value)| match value.strip_prefix("@/") {
             Some(path) => (*key, root.join(path).display().to_string() + if path.ends_with('/') { "/" } else { "" }),
             None => (*key, value.replace("@/", &format!("{}/", root.display()))),
@@ -253,7 +255,7 @@ mod tests {
     #[test]
     fn content_is_planned_put_in_place_and_then_left_alone() {
         #[rustfmt::skip]
-        let cases: &[(&[(&str, &str)], &str, &str, u32)] = &[
+        let cases: &[(Pairs<'_>, &str, &str, u32)] = &[
             (&[("dest", "@/new"), ("content", "x")], "new", "x", 0o644),
             (&[("dest", "@/new"), ("content", "x"), ("mode", "0600"), ("owner", "nobody")], "new", "x", 0o600),
             (&[("dest", "@/file"), ("content", "x")], "file", "x", 0o640),
@@ -296,7 +298,7 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_said_in_the_plan_too() {
         #[rustfmt::skip]
-        let cases: &[(&[(&str, &str)], &str)] = &[
+        let cases: &[(Pairs<'_>, &str)] = &[
             (&[("dest", "@/no/new"), ("content", "x")], "does not exist"),
             (&[("dest", "@/dir"), ("content", "x")], "is a directory, expected a file"),
             (&[("dest", "@/x"), ("src", "@/absent"), ("remote_src", "yes")], "does not exist on this node"),

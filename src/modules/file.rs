@@ -411,6 +411,8 @@ mod tests {
         root
     }
 
+    type Pairs<'a> = &'a [(&'a str, &'a str)];
+
     /// `path`, and `src` where it begins with `/`, are below the fixture.
     fn module(root: &Path, path: &str, pairs: &[(&str, &str)]) -> File {
         let below = |name: &str| root.join(name.trim_start_matches('/')).display().to_string();
@@ -428,7 +430,7 @@ mod tests {
     #[test]
     fn every_state_is_planned_done_and_then_left_alone() {
         #[rustfmt::skip]
-        let cases: &[(&str, &[(&str, &str)])] = &[
+        let cases: &[(&str, Pairs<'_>)] = &[
             ("file", &[("mode", "0600")]),
             ("file", &[("mode", "u=rw,g=,o="), ("owner", "nobody"), ("group", "daemon")]),
             ("file", &[("mode", "4755"), ("owner", "65534"), ("state", "file")]),
@@ -466,7 +468,7 @@ mod tests {
     #[test]
     fn what_is_so_already_is_left_alone() {
         #[rustfmt::skip]
-        let cases: &[(&str, &[(&str, &str)])] = &[
+        let cases: &[(&str, Pairs<'_>)] = &[
             ("file", &[("state", "file")]),
             ("dir", &[("state", "directory")]),
             ("to-dir", &[("state", "directory")]),
@@ -485,7 +487,7 @@ mod tests {
     #[test]
     fn what_ansible_refuses_is_refused() {
         #[rustfmt::skip]
-        let cases: &[(&str, &[(&str, &str)], &str)] = &[
+        let cases: &[(&str, Pairs<'_>, &str)] = &[
             ("absent", &[("state", "file")], "absent is absent"),
             ("absent", &[("mode", "0600")], "absent is absent"),
             ("dir", &[("state", "file")], "dir is a directory, expected a file"),
