@@ -152,14 +152,14 @@ impl Module for Blockinfile {
 mod tests {
     use super::*;
     use crate::modules::edit::check_edit;
-    use crate::modules::testing::{args, check, check_fails};
+    use crate::modules::testing::{text_args, check, check_fails};
     use crate::value::Value;
 
     type Pairs<'a> = &'a [(&'a str, &'a str)];
 
     fn module(path: &std::path::Path, pairs: Pairs<'_>) -> Blockinfile {
         let path = path.display().to_string();
-        Blockinfile::from_args(args(pairs.iter().copied().chain([("path", path.as_str())]))).unwrap()
+        Blockinfile::from_args(text_args(pairs.iter().copied().chain([("path", path.as_str())]))).unwrap()
     }
 
     #[test]
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn markers_have_to_differ() {
-        let error = Blockinfile::from_args(args([("path", "/x"), ("marker", "# here")])).unwrap_err();
+        let error = Blockinfile::from_args(text_args([("path", "/x"), ("marker", "# here")])).unwrap_err();
         assert_eq!(error.argument.as_deref(), Some("marker"));
     }
 }

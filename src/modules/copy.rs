@@ -227,7 +227,7 @@ impl Module for Copy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::modules::testing::{args, check, check_fails};
+    use crate::modules::testing::{args, text_args, check, check_fails};
     use crate::modules::{Grade, args::Files};
     use crate::system::{Mode as Run, System};
     use std::fs;
@@ -240,7 +240,7 @@ mod tests {
             Some(path) => (*key, root.join(path).display().to_string() + if path.ends_with('/') { "/" } else { "" }),
             None => (*key, value.replace("@/", &format!("{}/", root.display()))),
         });
-        Copy::from_args(args(pairs)).unwrap()
+        Copy::from_args(text_args(pairs)).unwrap()
     }
 
     fn fixture() -> tempfile::TempDir {
@@ -350,7 +350,7 @@ mod tests {
         assert!(matches!(&outcome.diff[..], [Diff::Note(note)] if note.ends_with("content known after apply")));
         // And an edit of it is one as well.
         let line = [("path", root.path().join("file").display().to_string()), ("line", "x".to_owned())];
-        let line = crate::modules::lineinfile::Lineinfile::from_args(args(line)).unwrap();
+        let line = crate::modules::lineinfile::Lineinfile::from_args(text_args(line)).unwrap();
         let outcome = crate::modules::converge(&line, &mut system, &mut needs).unwrap();
         assert_eq!((outcome.changed, outcome.grade), (true, Grade::KnownAfterApply));
     }
@@ -398,7 +398,7 @@ mod tests {
 
     #[test]
     fn mistakes_in_the_arguments_are_said() {
-        let fails = |pairs: &[(&'static str, &'static str)]| Copy::from_args(args(pairs.iter().copied())).unwrap_err();
+        let fails = |pairs: &[(&'static str, &'static str)]| Copy::from_args(text_args(pairs.iter().copied())).unwrap_err();
         assert_eq!(fails(&[("content", "x")]).message, "missing argument `dest`");
         assert_eq!(fails(&[("dest", "/x")]).message, "missing argument `src`");
         assert!(fails(&[("dest", "/x"), ("content", "a"), ("src", "b")]).message.contains("exclude each other"));

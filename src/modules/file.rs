@@ -392,7 +392,7 @@ fn kind(kind: &Kind) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::modules::testing::{args, check, check_fails};
+    use crate::modules::testing::{text_args, check, check_fails};
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
@@ -420,7 +420,7 @@ mod tests {
             ("src", true) => ("src", below(value)),
             (key, _) => (key, (*value).to_owned()),
         });
-        File::from_args(args(pairs.chain([("path", below(path))]))).unwrap()
+        File::from_args(text_args(pairs.chain([("path", below(path))]))).unwrap()
     }
 
     fn mode(path: PathBuf) -> String {
@@ -547,7 +547,7 @@ mod tests {
 
     #[test]
     fn mistakes_in_the_arguments_are_said() {
-        let fails = |pairs: &[(&'static str, &'static str)]| File::from_args(args(pairs.iter().copied())).unwrap_err();
+        let fails = |pairs: &[(&'static str, &'static str)]| File::from_args(text_args(pairs.iter().copied())).unwrap_err();
         assert_eq!(fails(&[]).message, "missing argument `path`");
         assert!(fails(&[("path", "x")]).message.contains("expected an absolute path"));
         assert_eq!(fails(&[("path", "/x"), ("state", "dir")]).argument.as_deref(), Some("state"));

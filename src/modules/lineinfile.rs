@@ -237,7 +237,7 @@ impl Module for Lineinfile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::modules::testing::{args, check, check_fails};
+    use crate::modules::testing::{text_args, check, check_fails};
     use crate::modules::edit::check_edit;
     use crate::value::Value;
 
@@ -245,7 +245,7 @@ mod tests {
 
     fn module(path: &std::path::Path, pairs: Pairs<'_>) -> Lineinfile {
         let path = path.display().to_string();
-        Lineinfile::from_args(args(pairs.iter().copied().chain([("path", path.as_str())]))).unwrap()
+        Lineinfile::from_args(text_args(pairs.iter().copied().chain([("path", path.as_str())]))).unwrap()
     }
 
     #[test]
@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn mistakes_in_the_arguments_are_said() {
         let fails = |pairs: &[(&str, &str)]| {
-            Lineinfile::from_args(args(pairs.iter().copied().chain([("path", "/x")]))).unwrap_err()
+            Lineinfile::from_args(text_args(pairs.iter().copied().chain([("path", "/x")]))).unwrap_err()
         };
         assert_eq!(fails(&[]).message, "missing argument `line`");
         assert_eq!(fails(&[("state", "absent")]).message, "missing argument `regexp`");

@@ -184,12 +184,12 @@ mod replace;
 pub mod testing;
 
 modules! {
+    /// Lines between two markers in a text file.
+    Blockinfile = blockinfile: "blockinfile";
     /// A key on this node and a certificate for it.
     Certificate = certificate: "certificate";
     /// A CA on this node.
     CertificateAuthority = certificate_authority: "certificate_authority";
-    /// Lines between two markers in a text file.
-    Blockinfile = blockinfile: "blockinfile";
     /// A program, with or without a shell.
     Command = command: "command" | "shell";
     /// A file with given content.
@@ -198,10 +198,10 @@ modules! {
     File = file: "file";
     /// A file with which a component reaches the API server.
     Kubeconfig = kubeconfig: "kubeconfig";
-    /// The key pair of service account tokens.
-    ServiceAccountKey = service_account_key: "service_account_key";
     /// One line of a text file.
     Lineinfile = lineinfile: "lineinfile";
+    /// The key pair of service account tokens.
+    ServiceAccountKey = service_account_key: "service_account_key";
     /// Running and enabling of a systemd unit, and reloading of unit files.
     Systemd = systemd: "systemd" | "systemd_service" | "service";
 }

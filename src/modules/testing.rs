@@ -1,8 +1,12 @@
 //! The one test that every module has to pass: [`check`].
 
+#[cfg(feature = "controller")]
+use super::args::{ArgError, Args, Files};
 use super::{Blob, Failure, Module, Needs, Outcome, converge};
 use crate::system::testing::{assert_same, snapshot, tree};
 use crate::system::{Mode, System};
+#[cfg(feature = "controller")]
+use crate::value::{Map, Value};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -84,15 +88,23 @@ pub fn check_fails<M: Module>(module: &M, root: &Path) -> String {
 
 /// A module's arguments. There are no files of a role.
 #[cfg(feature = "controller")]
-pub fn args<K: Into<String>, V: Into<crate::value::Value>>(
-    pairs: impl IntoIterator<Item = (K, V)>,
-) -> super::args::Args<'static> {
-    use super::args::{ArgError, Args, Files};
+pub fn args<const N: usize>(pairs: [(&str, Value); N]) -> Args<'static> {
+    arguments(pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
+/// As [`args`], with strings only.
+#[cfg(feature = "controller")]
+pub fn text_args<'a, V: Into<String>>(pairs: impl IntoIterator<Item = (&'a str, V)>) -> Args<'static> {
+    arguments(pairs.into_iter().map(|(key, value)| (key.to_owned(), Value::String(value.into()))).collect())
+}
+
+#[cfg(feature = "controller")]
+fn arguments(map: Map) -> Args<'static> {
     struct NoFiles;
     impl Files for NoFiles {
         fn read(&self, name: &str) -> Result<(PathBuf, Vec<u8>), ArgError> {
             Err(ArgError::new("src", format!("no file {name}")))
         }
     }
-    Args::new(pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect(), None, &NoFiles)
+    Args::new(map, None, &NoFiles)
 }
