@@ -15,7 +15,7 @@ shift
 lines=("${@:-1.36}")
 arch=$(go env GOARCH)
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap 'kill $(jobs -p) 2>/dev/null; wait; rm -rf "$work"' EXIT
 export GOFLAGS="-mod=readonly -buildvcs=false" CGO_ENABLED=0 GOTOOLCHAIN=local
 
 # fresh MODULE PATH: is PATH there, made from exactly this build script and these module files?
@@ -54,7 +54,8 @@ image() {
 
 version() { (cd "$here/$1" && go list -m -f '{{.Version}}' "$2"); }
 
-for line in "${lines[@]}"; do
+kubernetes() {
+    local line=$1 module v path minor x
     module=kubernetes-$line
     v=$(version "$module" k8s.io/kubernetes)
     path=dl.k8s.io/$v/kubernetes-server-linux-$arch.tar.gz
@@ -68,77 +69,88 @@ for line in "${lines[@]}"; do
         rm -rf "${work:?}/$module"
         built "$module"
     fi
-done
+}
 
-v=$(version etcd go.etcd.io/etcd/server/v3)
-path=github.com/etcd-io/etcd/releases/download/$v/etcd-$v-linux-$arch.tar.gz
-if ! fresh etcd "$path"; then
-    dir=etcd-$v-linux-$arch
-    mkdir -p "$work/$dir"
-    (cd "$here/etcd" && go build -trimpath -ldflags "-s -w" -o "$work/$dir/" tool)
-    mv "$work/$dir/server" "$work/$dir/etcd"
-    archive "$path" "$work" "$dir"
-    built etcd
-fi
+others() {
+    local v path dir
+    v=$(version etcd go.etcd.io/etcd/server/v3)
+    path=github.com/etcd-io/etcd/releases/download/$v/etcd-$v-linux-$arch.tar.gz
+    if ! fresh etcd "$path"; then
+        dir=etcd-$v-linux-$arch
+        mkdir -p "$work/$dir"
+        (cd "$here/etcd" && go build -trimpath -ldflags "-s -w" -o "$work/$dir/" tool)
+        mv "$work/$dir/server" "$work/$dir/etcd"
+        archive "$path" "$work" "$dir"
+        built etcd
+    fi
 
-v=$(version containerd github.com/containerd/containerd/v2)
-path=github.com/containerd/containerd/releases/download/$v/containerd-static-${v#v}-linux-$arch.tar.gz
-if ! fresh containerd "$path"; then
-    mkdir -p "$work/containerd/bin"
-    (cd "$here/containerd" && go build -trimpath -o "$work/containerd/bin/" -ldflags "-s -w \
-        -X github.com/containerd/containerd/v2/version.Version=$v" tool)
-    archive "$path" "$work/containerd" bin
-    built containerd
-fi
+    v=$(version containerd github.com/containerd/containerd/v2)
+    path=github.com/containerd/containerd/releases/download/$v/containerd-static-${v#v}-linux-$arch.tar.gz
+    if ! fresh containerd "$path"; then
+        mkdir -p "$work/containerd/bin"
+        (cd "$here/containerd" && go build -trimpath -o "$work/containerd/bin/" -ldflags "-s -w \
+            -X github.com/containerd/containerd/v2/version.Version=$v" tool)
+        archive "$path" "$work/containerd" bin
+        built containerd
+    fi
 
-v=$(version runc github.com/opencontainers/runc)
-path=github.com/opencontainers/runc/releases/download/$v/runc.$arch
-if ! fresh runc "$path"; then
-    mkdir -p "$(dirname "$out/$path")"
-    (cd "$here/runc" && CGO_ENABLED=1 go build -trimpath -tags "netgo osusergo seccomp" -o "$work/runc" \
-        -ldflags "-s -w -linkmode external -extldflags -static -X main.version=${v#v}" github.com/opencontainers/runc)
-    mv "$work/runc" "$out/$path"
-    built runc
-fi
+    v=$(version runc github.com/opencontainers/runc)
+    path=github.com/opencontainers/runc/releases/download/$v/runc.$arch
+    if ! fresh runc "$path"; then
+        mkdir -p "$(dirname "$out/$path")"
+        (cd "$here/runc" && CGO_ENABLED=1 go build -trimpath -tags "netgo osusergo seccomp" -o "$work/runc" \
+            -ldflags "-s -w -linkmode external -extldflags -static -X main.version=${v#v}" github.com/opencontainers/runc)
+        mv "$work/runc" "$out/$path"
+        built runc
+    fi
 
-v=$(version cni-plugins github.com/containernetworking/plugins)
-path=github.com/containernetworking/plugins/releases/download/$v/cni-plugins-linux-$arch-$v.tgz
-if ! fresh cni-plugins "$path"; then
-    mkdir -p "$work/cni"
-    (cd "$here/cni-plugins" && go build -trimpath -o "$work/cni/" -ldflags "-s -w \
-        -X github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion=$v" tool)
-    archive "$path" "$work/cni" .
-    built cni-plugins
-fi
+    v=$(version cni-plugins github.com/containernetworking/plugins)
+    path=github.com/containernetworking/plugins/releases/download/$v/cni-plugins-linux-$arch-$v.tgz
+    if ! fresh cni-plugins "$path"; then
+        mkdir -p "$work/cni"
+        (cd "$here/cni-plugins" && go build -trimpath -o "$work/cni/" -ldflags "-s -w \
+            -X github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion=$v" tool)
+        archive "$path" "$work/cni" .
+        built cni-plugins
+    fi
 
-v=$(version coredns github.com/coredns/coredns)
-path=registry.k8s.io/coredns/coredns/$v-linux-$arch.tar
-if ! fresh coredns "$path"; then
-    mkdir -p "$work/coredns/etc/ssl/certs"
-    (cd "$here/coredns" && go build -trimpath -ldflags "-s -w" -o "$work/coredns/coredns" github.com/coredns/coredns)
-    image "$path" "registry.k8s.io/coredns/coredns:$v" "$work/coredns" '{"Entrypoint":["/coredns"],"User":"65532:65532"}'
-    built coredns
-fi
+    v=$(version coredns github.com/coredns/coredns)
+    path=registry.k8s.io/coredns/coredns/$v-linux-$arch.tar
+    if ! fresh coredns "$path"; then
+        mkdir -p "$work/coredns/etc/ssl/certs"
+        (cd "$here/coredns" && go build -trimpath -ldflags "-s -w" -o "$work/coredns/coredns" github.com/coredns/coredns)
+        image "$path" "registry.k8s.io/coredns/coredns:$v" "$work/coredns" '{"Entrypoint":["/coredns"],"User":"65532:65532"}'
+        built coredns
+    fi
 
-# The sandbox image: our own program of the same behaviour under the name that containerd is told to use.
-path=registry.k8s.io/pause/3.10.1-linux-$arch.tar
-if ! fresh pause "$path"; then
-    mkdir -p "$work/pause"
-    (cd "$here/pause" && go build -trimpath -ldflags "-s -w" -o "$work/pause/pause" .)
-    image "$path" registry.k8s.io/pause:3.10.1 "$work/pause" '{"Entrypoint":["/pause"],"User":"65535:65535"}'
-    built pause
-fi
+    # The sandbox image: our own program of the same behaviour under the name that containerd is told to use.
+    path=registry.k8s.io/pause/3.10.1-linux-$arch.tar
+    if ! fresh pause "$path"; then
+        mkdir -p "$work/pause"
+        (cd "$here/pause" && go build -trimpath -ldflags "-s -w" -o "$work/pause/pause" .)
+        image "$path" registry.k8s.io/pause:3.10.1 "$work/pause" '{"Entrypoint":["/pause"],"User":"65535:65535"}'
+        built pause
+    fi
 
-# What the tests run in pods: a shell, an HTTP server and client, name look-up.
-path=kprov.test/busybox/1-linux-$arch.tar
-if ! [ -f "$out/$path" ]; then
-    mkdir -p "$work/busybox"/{bin,etc,tmp,proc,sys,dev,root}
-    cp "$(command -v busybox)" "$work/busybox/bin/busybox"
-    for applet in $("$work/busybox/bin/busybox" --list); do
-        [ "$applet" = busybox ] || ln -s busybox "$work/busybox/bin/$applet"
-    done
-    image "$path" kprov.test/busybox:1 "$work/busybox" '{"Cmd":["sh"],"Env":["PATH=/bin"]}'
-fi
+    # What the tests run in pods: a shell, an HTTP server and client, name look-up.
+    path=kprov.test/busybox/1-linux-$arch.tar
+    if ! [ -f "$out/$path" ]; then
+        mkdir -p "$work/busybox"/{bin,etc,tmp,proc,sys,dev,root}
+        cp "$(command -v busybox)" "$work/busybox/bin/busybox"
+        for applet in $("$work/busybox/bin/busybox" --list); do
+            [ "$applet" = busybox ] || ln -s busybox "$work/busybox/bin/$applet"
+        done
+        image "$path" kprov.test/busybox:1 "$work/busybox" '{"Cmd":["sh"],"Env":["PATH=/bin"]}'
+    fi
+}
+
+# Two at a time: one downloads or links on one processor while the other compiles.
+for line in "${lines[@]}"; do kubernetes "$line"; done &
+first=$!
+others &
+second=$!
+wait "$first"
+wait "$second"
 
 (cd "$out" && find . -type f ! -path './.built/*' ! -name SHA256SUMS ! -name '*.part' -printf '%P\n' | sort |
     xargs sha256sum > SHA256SUMS.part && mv SHA256SUMS.part SHA256SUMS)
