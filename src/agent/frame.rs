@@ -55,3 +55,196 @@ pub(super) fn read<T: DeserializeOwned>(input: &mut impl Read) -> io::Result<Opt
     input.read_exact(&mut body)?;
     decode(&body).map(Some)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::protocol::{FromAgent, Task, TaskResult, ToAgent};
+    use crate::modules::{Blob, Diff, Failure, Grade, Outcome, Resource};
+    use crate::pki::SigningRequest;
+    use crate::system::Mode;
+    use crate::value::{Map, Value};
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::Bool),
+            any::<i64>().prop_map(Value::Int),
+            (-1e300..1e300).prop_map(Value::Float),
+            any::<String>().prop_map(Value::String),
+            any::<String>().prop_map(Value::Unknown),
+        ];
+        leaf.prop_recursive(4, 32, 6, |inner| {
+            prop_oneof![
+                vec(inner.clone(), 0..6).prop_map(Value::List),
+                vec((any::<String>(), inner), 0..6).prop_map(|pairs| Value::Map(pairs.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn map() -> impl Strategy<Value = Map> {
+        vec((any::<String>(), value()), 0..4).prop_map(|pairs| pairs.into_iter().collect())
+    }
+
+    fn failure() -> impl Strategy<Value = Failure> {
+        (any::<String>(), map()).prop_map(|(message, result)| Failure { message, result })
+    }
+
+    fn request() -> impl Strategy<Value = SigningRequest> {
+        (any::<[String; 3]>(), any::<Vec<String>>(), any::<u32>()).prop_map(
+            |([ca_certificate, ca_key, csr], usages, days)| SigningRequest {
+                ca_certificate,
+                ca_key,
+                csr,
+                usages,
+                days,
+            },
+        )
+    }
+
+    fn diff() -> impl Strategy<Value = Diff> {
+        prop_oneof![
+            any::<(String, Option<String>, Option<String>)>().prop_map(|(path, before, after)| Diff::Text {
+                path,
+                before,
+                after
+            }),
+            any::<(String, Vec<(String, Option<String>, Option<String>)>)>()
+                .prop_map(|(subject, fields)| Diff::Fields { subject, fields }),
+            any::<String>().prop_map(Diff::Note),
+        ]
+    }
+
+    fn outcome() -> impl Strategy<Value = Outcome> {
+        let grade = prop_oneof![Just(Grade::Exact), Just(Grade::KnownAfterApply), Just(Grade::Opaque)];
+        (any::<bool>(), map(), vec(diff(), 0..3), grade).prop_map(|(changed, result, diff, grade)| Outcome {
+            changed,
+            result,
+            diff,
+            grade,
+        })
+    }
+
+    fn resource() -> impl Strategy<Value = Resource> {
+        use crate::modules::command::{Command, Program};
+        let program = prop_oneof![
+            any::<(Vec<String>, bool)>().prop_map(|(argv, expand)| Program::Argv { argv, expand }),
+            any::<[String; 2]>().prop_map(|[script, executable]| Program::Shell { script, executable }),
+        ];
+        (program, any::<[Option<String>; 4]>(), any::<[bool; 2]>(), any::<Vec<(String, String)>>()).prop_map(
+            |(program, [chdir, creates, removes, stdin], [strip_empty_ends, probe], environment)| {
+                let chdir = chdir.map(Into::into);
+                let command = Command { program, chdir, creates, removes, stdin, strip_empty_ends, probe, environment };
+                Resource::Command(command)
+            },
+        )
+    }
+
+    fn task() -> impl Strategy<Value = Task> {
+        (any::<[u32; 3]>(), any::<bool>(), any::<(Vec<String>, Option<String>)>(), resource()).prop_map(
+            |([seq, epoch, group], ignore_errors, (notify, handler), resource)| Task {
+                seq,
+                epoch,
+                group,
+                ignore_errors,
+                notify,
+                handler,
+                resource,
+            },
+        )
+    }
+
+    fn to_agent() -> impl Strategy<Value = ToAgent> {
+        let id = any::<u32>;
+        prop_oneof![
+            any::<bool>().prop_map(|plan| ToAgent::Begin { mode: if plan { Mode::Plan } else { Mode::Apply } }),
+            Just(ToAgent::Facts),
+            task().prop_map(ToAgent::Task),
+            any::<(u32, Vec<u8>, Option<String>)>().prop_map(|(seq, bytes, last)| ToAgent::Chunk { seq, bytes, last }),
+            any::<(u32, String)>().prop_map(|(seq, pem)| ToAgent::Certificate { seq, pem }),
+            (id(), failure()).prop_map(|(seq, failure)| ToAgent::Refused { seq, failure }),
+            (id(), request()).prop_map(|(id, request)| ToAgent::Sign { id, request }),
+            any::<(u32, String)>().prop_map(|(id, address)| ToAgent::Connect { id, address }),
+            any::<(u32, Vec<u8>)>().prop_map(|(id, bytes)| ToAgent::Data { id, bytes }),
+            any::<(u32, u32)>().prop_map(|(id, bytes)| ToAgent::Window { id, bytes }),
+            id().prop_map(|id| ToAgent::Close { id }),
+            id().prop_map(|id| ToAgent::Reset { id }),
+            Just(ToAgent::Cancel),
+        ]
+    }
+
+    fn from_agent() -> impl Strategy<Value = FromAgent> {
+        let id = any::<u32>;
+        let result = prop_oneof![
+            outcome().prop_map(TaskResult::Done),
+            failure().prop_map(TaskResult::Failed),
+            Just(TaskResult::NotNeeded),
+            Just(TaskResult::Dropped),
+        ];
+        let blob = any::<(String, Option<String>)>().prop_map(|(digest, member)| Blob { digest, member });
+        let failed = || option::of(failure());
+        prop_oneof![
+            any::<String>().prop_map(|build| FromAgent::Hello { build }),
+            (value(), failed()).prop_map(|(value, failed)| FromAgent::Facts(failed.map_or(Ok(value), Err))),
+            id().prop_map(|seq| FromAgent::Started { seq }),
+            (id(), result).prop_map(|(seq, result)| FromAgent::Done { seq, result }),
+            (id(), blob).prop_map(|(seq, blob)| FromAgent::NeedBlob { seq, blob }),
+            (id(), any::<String>(), request()).prop_map(|(seq, signer, request)| FromAgent::NeedCertificate {
+                seq,
+                signer,
+                request
+            }),
+            (id(), any::<String>(), failed())
+                .prop_map(|(id, pem, failed)| FromAgent::Signed { id, result: failed.map_or(Ok(pem), Err) }),
+            (id(), failed()).prop_map(|(id, failed)| FromAgent::Connected { id, result: failed.map_or(Ok(()), Err) }),
+            any::<(u32, Vec<u8>)>().prop_map(|(id, bytes)| FromAgent::Data { id, bytes }),
+            any::<(u32, u32)>().prop_map(|(id, bytes)| FromAgent::Window { id, bytes }),
+            id().prop_map(|id| FromAgent::Closed { id }),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn messages_to_the_agent_survive(messages in vec(to_agent(), 1..4)) {
+            let bytes: Vec<u8> = messages.iter().flat_map(|message| encode(message).unwrap()).collect();
+            let mut input = bytes.as_slice();
+            for message in messages {
+                prop_assert_eq!(read(&mut input).unwrap(), Some(message));
+            }
+            prop_assert_eq!(read::<ToAgent>(&mut input).unwrap(), None);
+        }
+
+        #[test]
+        fn messages_from_the_agent_survive(message in from_agent()) {
+            let bytes = encode(&message).unwrap();
+            prop_assert_eq!(read(&mut bytes.as_slice()).unwrap(), Some(message));
+        }
+
+        #[test]
+        fn a_cut_frame_is_an_error(message in to_agent(), keep in 0.0..1.0) {
+            let bytes = encode(&message).unwrap();
+            let keep = 1 + ((bytes.len() - 2) as f64 * keep) as usize;
+            prop_assert!(read::<ToAgent>(&mut &bytes[..keep]).is_err());
+        }
+
+        #[test]
+        fn noise_is_an_error_or_a_message(bytes in vec(any::<u8>(), 0..200)) {
+            let _ = decode::<ToAgent>(&bytes);
+            let _ = read::<FromAgent>(&mut bytes.as_slice());
+        }
+    }
+
+    #[test]
+    fn too_long_is_an_error_at_both_ends() {
+        let long = ToAgent::Data { id: 1, bytes: vec![0; MAX_FRAME + 1] };
+        assert!(encode(&long).is_err());
+        let mut frame = ((MAX_FRAME + 1) as u32).to_be_bytes().to_vec();
+        frame.resize(100, 0);
+        assert!(read::<ToAgent>(&mut frame.as_slice()).is_err());
+    }
+}

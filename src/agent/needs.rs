@@ -12,7 +12,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 /// An answer from the controller.
 pub(super) enum Answer {
@@ -58,7 +58,7 @@ pub(super) struct TaskNeeds<'a> {
     pub(super) marked: Vec<String>,
     pub(super) output: &'a Output,
     pub(super) answers: &'a Answers,
-    pub(super) stop: &'a Arc<AtomicBool>,
+    pub(super) cancelled: &'a AtomicBool,
 }
 
 impl TaskNeeds<'_> {
@@ -123,11 +123,89 @@ impl Needs for TaskNeeds<'_> {
     }
 
     fn cancelled(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.cancelled.load(Ordering::Relaxed)
     }
 }
 
 /// Hexadecimal digits, as `sha256sum` prints them.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::Mode;
+    use std::sync::{Arc, LazyLock};
+    use std::time::{Duration, Instant};
+
+    static BLOB: LazyLock<Blob> = LazyLock::new(|| Blob { digest: "sha256:00".to_owned(), member: None });
+
+    /// Asks for a blob as task 5 while `answer` gives answers.
+    fn ask(directory: &Path, answer: impl FnOnce(&Answers) + Send + 'static) -> Result<(PathBuf, String), Failure> {
+        let answers = Arc::new(Answers::default());
+        let giver = answers.clone();
+        let thread = std::thread::spawn(move || {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while giver.0.lock().unwrap().is_none() && Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+            answer(&giver);
+        });
+        let mut needs = TaskNeeds {
+            seq: 5,
+            notify: &[],
+            pending: &mut Pending::new(directory, Mode::Apply),
+            marked: Vec::new(),
+            output: &Output::new(std::io::sink()),
+            answers: &answers,
+            cancelled: &AtomicBool::new(false),
+        };
+        let result = needs.blob(&BLOB, directory);
+        answers.close();
+        thread.join().unwrap();
+        result
+    }
+
+    fn chunk(bytes: &[u8], last: Option<String>) -> Answer {
+        Answer::Chunk { bytes: bytes.to_vec(), last }
+    }
+
+    #[test]
+    fn a_blob_arrives_whole_and_private() {
+        let directory = tempfile::tempdir().unwrap();
+        let digest = hex(&Sha256::digest(b"hello world"));
+        let sent = digest.clone();
+        let (path, found) = ask(directory.path(), move |answers| {
+            answers.give(4, chunk(b"for another task", None));
+            answers.give(5, chunk(b"hello ", None));
+            answers.give(5, chunk(b"world", None));
+            answers.give(5, chunk(b"", Some(sent)));
+        })
+        .unwrap();
+        assert_eq!((std::fs::read(&path).unwrap().as_slice(), found), (&b"hello world"[..], digest));
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).unwrap());
+        assert_eq!((mode & 0o777, path.parent()), (0o600, Some(directory.path())));
+    }
+
+    #[test]
+    fn what_does_not_arrive_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let wrong = hex(&Sha256::digest(b"something else"));
+        let damaged = ask(directory.path(), move |answers| answers.give(5, chunk(b"hello", Some(wrong))));
+        assert!(damaged.unwrap_err().message.contains("arrived damaged"));
+
+        let refused = ask(directory.path(), |answers| answers.give(5, Answer::Refused(Failure::new("not here"))));
+        assert_eq!(refused.unwrap_err().message, "not here");
+
+        let cut = ask(directory.path(), |answers| {
+            answers.give(5, chunk(b"hel", None));
+            answers.close();
+        });
+        assert!(cut.unwrap_err().message.contains("link to the controller"));
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+
+        let nowhere = ask(&directory.path().join("missing"), |_| {});
+        assert!(nowhere.unwrap_err().message.contains("missing"));
+    }
 }

@@ -13,6 +13,7 @@ use crate::modules::Failure;
 use crate::pki::{self, SigningRequest};
 use crate::system::{Mode, System};
 use sha2::{Digest, Sha256};
+use std::any::Any;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -46,11 +47,15 @@ pub fn serve(
     build: String,
     skip: Option<String>,
 ) -> io::Result<()> {
-    let output = Output(Arc::new(Mutex::new(output)));
+    let output = Output::new(output);
     output.send(&FromAgent::Hello { build })?;
     let (jobs, queue) = channel();
-    let shared =
-        Arc::new(Shared { answers: Answers::default(), stop: Arc::default(), tunnels: Tunnels::new(output.clone()) });
+    let shared = Arc::new(Shared {
+        answers: Answers::default(),
+        cancelled: AtomicBool::default(),
+        ended: AtomicBool::default(),
+        tunnels: Tunnels::new(output.clone()),
+    });
     let (signing, requests) = channel();
     let signer = output.clone();
     thread::spawn(move || sign(&requests, &signer));
@@ -65,6 +70,10 @@ pub fn serve(
 pub(super) struct Output(Arc<Mutex<dyn Write + Send>>);
 
 impl Output {
+    pub(super) fn new(output: impl Write + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(output)))
+    }
+
     pub(super) fn send(&self, message: &FromAgent) -> io::Result<()> {
         let frame = frame::encode(message)?;
         let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,8 +92,10 @@ enum Job {
 /// What the reading thread and the tasks have in common.
 struct Shared {
     answers: Answers,
-    /// The run is being stopped, or the link has dropped: no task is begun any more.
-    stop: Arc<AtomicBool>,
+    /// The run is being stopped: no task is begun any more, and the one in hand does not wait for anything.
+    cancelled: AtomicBool,
+    /// The link has dropped: no task is begun any more. The one in hand is finished.
+    ended: AtomicBool,
     tunnels: Tunnels,
 }
 
@@ -116,10 +127,10 @@ impl Shared {
                 ToAgent::Window { id, bytes } => self.tunnels.grant(id, bytes),
                 ToAgent::Close { id } => self.tunnels.close(id),
                 ToAgent::Reset { id } => self.tunnels.reset(id),
-                ToAgent::Cancel => self.stop.store(true, Ordering::Relaxed),
+                ToAgent::Cancel => self.cancelled.store(true, Ordering::Relaxed),
             }
         };
-        self.stop.store(true, Ordering::Relaxed);
+        self.ended.store(true, Ordering::Relaxed);
         self.answers.close();
         skipped.and(end)
     }
@@ -165,7 +176,8 @@ impl Worker {
                 }
                 Job::Facts => {
                     // Of the node as it is, whatever has been planned.
-                    let facts = facts::gather(System::new(Mode::Plan).view());
+                    let gathered = catch_unwind(|| facts::gather(System::new(Mode::Plan).view()));
+                    let facts = gathered.unwrap_or_else(|panic| Err(bug(&*panic)));
                     let _ = self.output.send(&FromAgent::Facts(facts));
                 }
                 Job::Task(task) => {
@@ -184,7 +196,7 @@ impl Worker {
 
     fn task(&mut self, task: &Task) -> TaskResult {
         let dropped = self.failed.get(&task.epoch).is_some_and(|group| *group != task.group);
-        if dropped || self.shared.stop.load(Ordering::Relaxed) {
+        if dropped || [&self.shared.cancelled, &self.shared.ended].iter().any(|stop| stop.load(Ordering::Relaxed)) {
             return TaskResult::Dropped;
         }
         let result = self.run(task).unwrap_or_else(TaskResult::Failed);
@@ -217,10 +229,10 @@ impl Worker {
             marked: Vec::new(),
             output: &self.output,
             answers: &self.shared.answers,
-            stop: &self.shared.stop,
+            cancelled: &self.shared.cancelled,
         };
         let result = catch_unwind(AssertUnwindSafe(|| task.resource.converge(system, &mut needs)))
-            .unwrap_or_else(|panic| Err(Failure::new(format!("a bug in kprov: {}", panic_message(&*panic)))));
+            .unwrap_or_else(|panic| Err(bug(&*panic)));
         let marked = needs.marked;
         // Nobody waits any more; what still comes for this task is dropped.
         self.shared.answers.close();
@@ -236,10 +248,8 @@ impl Worker {
     }
 }
 
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("panic")
+/// What a panic of a module comes to: the task fails, and the agent goes on.
+fn bug(panic: &(dyn Any + Send)) -> Failure {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    Failure::new(format!("a bug in kprov: {}", text.unwrap_or("panic")))
 }

@@ -2,8 +2,10 @@
 
 use crate::sshd::{Sshd, User, kill, run};
 use kprov::agent::client::{Agent, AgentBinary, BlobSource, Events, LaunchError, Lost, OpenBlob};
-use kprov::agent::protocol::{FromAgent, ToAgent};
-use kprov::modules::{Blob, Failure};
+use kprov::agent::protocol::{FromAgent, Task, TaskResult, ToAgent};
+use kprov::modules::command::Program;
+use kprov::modules::{self, Blob, Failure, Resource};
+use kprov::system::Mode;
 use kprov::transport::{Become, BoxFuture, Connection, Target, Transport, Transports};
 use kprov::vars::Secret;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -87,7 +89,8 @@ async fn is_sent_once_and_replaced_when_it_is_not_itself() {
     let inode = || std::fs::metadata(&file).unwrap().ino();
 
     // An agent of another build, which is not needed any more, and start-up files that print something.
-    std::fs::create_dir_all(stored(&user).join("0123")).unwrap();
+    std::fs::create_dir_all(stored(&user).join("0123/4567")).unwrap();
+    run(Command::new("touch").args(["-d", "2 days ago"]).arg(stored(&user).join("0123")), "");
     chown(&user, &user.home.join(".local"));
     std::fs::write(user.home.join(".profile"), "echo welcome").unwrap();
 
@@ -355,5 +358,158 @@ async fn tunnels_carry_both_ways_and_do_not_hold_each_other_up() {
         drop((idle, agent));
         drop(reader);
         assert_eq!(soon(events.next()).await, None, "{connection:?}");
+    }
+}
+
+/// Runs a script.
+fn task(seq: u32, script: &str) -> Task {
+    let program = Program::Shell { script: script.to_owned(), executable: "/bin/sh".to_owned() };
+    let command = modules::command::Command {
+        program,
+        chdir: None,
+        creates: None,
+        removes: None,
+        stdin: None,
+        strip_empty_ends: true,
+        probe: false,
+        environment: Vec::new(),
+    };
+    Task {
+        seq,
+        epoch: 0,
+        group: seq,
+        ignore_errors: false,
+        notify: Vec::new(),
+        handler: None,
+        resource: Resource::Command(command),
+    }
+}
+
+/// Sends tasks at once and waits for how each ends.
+async fn results(agent: &Agent, events: &mut Events, tasks: Vec<Task>) -> Vec<String> {
+    let count = tasks.len();
+    for task in tasks {
+        agent.send(ToAgent::Task(task)).await.unwrap();
+    }
+    let mut results = Vec::new();
+    while results.len() < count {
+        if let FromAgent::Done { seq, result } = soon(events.next()).await.unwrap().unwrap() {
+            let text = match result {
+                TaskResult::Done(outcome) => outcome.result.get("stdout").map(ToString::to_string).unwrap(),
+                TaskResult::Failed(_) => "failed".to_owned(),
+                TaskResult::NotNeeded => "not needed".to_owned(),
+                TaskResult::Dropped => "dropped".to_owned(),
+            };
+            results.push(format!("{seq}: {text}"));
+        }
+    }
+    results
+}
+
+async fn begin(agent: &Agent, mode: Mode) {
+    agent.send(ToAgent::Begin { mode }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_failure_drops_the_rest_of_its_epoch() {
+    let sshd = Sshd::start();
+    let (agent, mut events) = launch(&sshd.target(Connection::Local)).await.unwrap();
+    begin(&agent, Mode::Apply).await;
+    let tasks = vec![
+        task(1, "echo one"),
+        Task { ignore_errors: true, ..task(2, "exit 1") },
+        task(3, "echo three"),
+        Task { group: 4, ..task(4, "echo item") },
+        Task { group: 4, ..task(5, "exit 1") },
+        Task { group: 4, ..task(6, "echo item") },
+        task(7, "echo never"),
+        Task { epoch: 1, ..task(8, "echo rescue") },
+        Task { epoch: 1, ..task(9, "echo rescue") },
+    ];
+    let found = results(&agent, &mut events, tasks).await;
+    let expected =
+        ["1: one", "2: failed", "3: three", "4: item", "5: failed", "6: item", "7: dropped", "8: rescue", "9: rescue"];
+    assert_eq!(found, expected);
+
+    agent.send(ToAgent::Cancel).await.unwrap();
+    assert_eq!(results(&agent, &mut events, vec![Task { epoch: 2, ..task(10, "echo no") }]).await, ["10: dropped"]);
+}
+
+#[tokio::test]
+async fn facts_are_of_the_host() {
+    let sshd = Sshd::start();
+    let (agent, mut events) = launch(&sshd.target(Connection::Openssh)).await.unwrap();
+    agent.send(ToAgent::Facts).await.unwrap();
+    let Some(Ok(FromAgent::Facts(Ok(facts)))) = soon(events.next()).await else { panic!("no facts") };
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert_eq!(facts.get("ansible_kernel").and_then(|kernel| kernel.as_str()), Some(kernel.trim()));
+}
+
+#[tokio::test]
+async fn what_a_killed_run_notified_is_run_by_the_next() {
+    if !User::possible() {
+        return;
+    }
+    let sshd = Sshd::start();
+    let user = User::create(&sshd, "notify");
+    let target = user.target(&sshd, Connection::Openssh);
+    let handler = "kubelet : Restart kubelet".to_owned();
+    let notify = vec![handler.clone()];
+    let handle = |seq| Task { handler: Some(handler.clone()), ..task(seq, "echo restarted") };
+
+    let (agent, mut events) = launch(&target).await.unwrap();
+    begin(&agent, Mode::Plan).await;
+    let planned = vec![Task { notify: notify.clone(), ..task(1, "echo changed") }, handle(2)];
+    // What a program prints is not known in a plan, but that it would run is.
+    let found = results(&agent, &mut events, planned).await;
+    assert!(found[1].starts_with("2: ") && !found[1].contains("not needed"), "{found:?}");
+
+    begin(&agent, Mode::Apply).await;
+    assert_eq!(results(&agent, &mut events, vec![handle(3)]).await, ["3: not needed"]);
+    agent.send(ToAgent::Task(Task { notify, ..task(4, "kill -9 $PPID") })).await.unwrap();
+    while let Some(Ok(_)) = soon(events.next()).await {}
+
+    let (agent, mut events) = launch(&target).await.unwrap();
+    begin(&agent, Mode::Apply).await;
+    let found = results(&agent, &mut events, vec![handle(5), handle(6)]).await;
+    assert_eq!(found, ["5: restarted", "6: not needed"]);
+}
+
+#[tokio::test]
+async fn when_the_link_drops_the_task_in_hand_is_finished_and_no_other() {
+    let sshd = Sshd::start();
+    let directory = tempfile::tempdir().unwrap();
+    for connection in [Connection::Openssh, Connection::Russh] {
+        let file = |name: &str| directory.path().join(format!("{name}-{connection:?}"));
+        let (agent, mut events) = launch(&sshd.target(connection)).await.unwrap();
+        begin(&agent, Mode::Apply).await;
+        // The task waits until the link is gone, and then goes on.
+        let wait = format!(
+            "until [ -e {0} ]; do sleep 0.01; done; echo $PPID >{1}.tmp; mv {1}.tmp {1}",
+            file("go").display(),
+            file("first").display()
+        );
+        agent.send(ToAgent::Task(task(1, &wait))).await.unwrap();
+        agent.send(ToAgent::Task(task(2, &format!("touch {}", file("second").display())))).await.unwrap();
+        assert_eq!(soon(events.next()).await, Some(Ok(FromAgent::Started { seq: 1 })));
+        sshd.kill_sessions();
+        while let Some(Ok(_)) = soon(events.next()).await {}
+        std::fs::write(file("go"), "").unwrap();
+        let agent = soon(async {
+            loop {
+                if let Ok(pid) = std::fs::read_to_string(file("first")) {
+                    return pid.trim().to_owned();
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        let gone = async {
+            while Path::new("/proc").join(&agent).join("exe").exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        soon(gone).await;
+        assert!(!file("second").exists(), "{connection:?}: a task was begun without a controller");
     }
 }

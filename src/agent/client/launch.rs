@@ -21,7 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// login shell may be any.)
 const ESCALATE: &str = r#"[ "$(id -u)" = "$(id -u -- "$1" 2>/dev/null)" ] && exec sh -c "$2"; command -v sudo >/dev/null 2>&1 || { echo "kprov-fail there is no sudo on this host; install it, or connect as $1"; exit 1; }; LC_ALL=C; export LC_ALL; exec sudo -H SUDO -u "$1" -- sh -c "$2""#;
 
-/// Finds the agent or receives it, and becomes it.
+/// Finds the agent or receives it, and becomes it. Builds that came more than a day ago go when another one comes; a
+/// younger one may be another controller's that is just starting it.
 const START: &str = r#"fail() { echo "kprov-fail $*"; exit 1; };
 trap "" HUP;
 s=/var/lib/kprov;
@@ -41,7 +42,7 @@ set -- $(sha256sum <"$t");
 [ "$1" = SHA256 ] || fail "the agent did not arrive whole";
 sync "$t" 2>/dev/null;
 e=$(chmod 700 "$t" 2>&1 && mv -f "$t" "$a" 2>&1) || fail "cannot store the agent: $e";
-for o in "$s"/agent/*; do [ "$o" = "$d" ] || rm -rf "$o"; done;
+find "$s/agent" -mindepth 1 -maxdepth 1 -mtime +0 -exec rm -rf {} + 2>/dev/null;
 ) || exit 1; g=; };
 umask 022;
 PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; export PATH;
