@@ -105,10 +105,10 @@ mod tests {
     fn survives_until_it_ran() {
         let state = tempfile::tempdir().unwrap();
         let name = "kubelet : Restart kubelet / now".to_owned();
-        assert_eq!(Pending::new(state.path(), Mode::Apply).mark(&[name.clone()]).unwrap(), [name.clone()]);
+        assert_eq!(Pending::new(state.path(), Mode::Apply).mark(std::slice::from_ref(&name)).unwrap(), [name.clone()]);
 
         let mut next = Pending::new(state.path(), Mode::Apply);
-        assert!(next.mark(&[name.clone()]).unwrap().is_empty());
+        assert!(next.mark(std::slice::from_ref(&name)).unwrap().is_empty());
         assert!(next.begin(&name, 7).unwrap());
         next.end(&name, false).unwrap();
         assert!(next.begin(&name, 7).unwrap());

@@ -3,7 +3,7 @@
 //! ssh reads the user's configuration, so agents, certificates, jump hosts and hardware keys work as in a terminal. What
 //! kprov knows of a host comes first, in a generated ssh_config(5) that includes the user's.
 
-use super::{BoxFuture, ConnectError, HostKeys, Process, Session, Target, Transport, ssh_config};
+use super::{BoxFuture, ConnectError, HostKeys, Process, Session, Target, Transport, advice, ssh_config};
 use openssh::{ControlPersist, Error, KnownHosts, SessionBuilder, Stdio};
 use std::io::Write;
 use std::num::NonZeroUsize;
@@ -135,16 +135,16 @@ fn classify(target: &Target, text: &str) -> ConnectError {
     let offending = text.lines().find_map(|line| line.trim().strip_prefix("Offending ")?.split_once(" key in "));
     if text.contains("HOST IDENTIFICATION HAS CHANGED") {
         let place = offending.map_or(String::new(), |(_, place)| format!(" (the known one: {place})"));
-        return ConnectError::HostKey(super::changed_key(address, target.port, &place));
+        return ConnectError::HostKey(advice::changed_key(address, target.port, &place));
     }
     if text.contains("host key is known for") || text.contains("Host key verification failed") {
-        return ConnectError::HostKey(super::unknown_key(address, target.port, ""));
+        return ConnectError::HostKey(advice::unknown_key(address, target.port, ""));
     }
     if let Some(denied) = text.lines().find(|line| line.contains("Permission denied (")) {
-        return ConnectError::Authentication(super::refused(denied.trim()));
+        return ConnectError::Authentication(advice::refused(denied.trim()));
     }
     if last.contains("Too many authentication failures") {
-        return ConnectError::Authentication(super::refused(last));
+        return ConnectError::Authentication(advice::refused(last));
     }
     if text.contains("No such file or directory") && last.contains("No such file") {
         return ConnectError::Other(last.to_owned());

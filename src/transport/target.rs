@@ -1,15 +1,61 @@
-//! From the connection variables of a host, and the connection flags, to a [`Target`].
+//! Where a host is and how to get in: from its connection variables, and the connection flags, to a [`Target`].
 //!
 //! The variables are Ansible's, and as in Ansible a variable wins over a flag. A variable that cannot be honoured is an
 //! error that names it; nothing is ignored. <https://docs.ansible.com/ansible/latest/collections/ansible/builtin/ssh_connection.html>
 
-use super::{Become, Connection, HostKeys, Target};
 use crate::value::{Map, Value};
 use crate::vars::Secret;
 use std::path::PathBuf;
 use std::time::Duration;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where a host is and how to get in, from the connection variables and flags.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Name in the inventory.
+    pub host: String,
+    pub connection: Connection,
+    /// `ansible_host`, or the inventory name.
+    pub address: String,
+    pub port: Option<u16>,
+    pub user: Option<String>,
+    pub private_key: Option<PathBuf>,
+    /// Files of known host keys; empty: the user's own.
+    pub known_hosts: Vec<PathBuf>,
+    pub host_keys: HostKeys,
+    /// An ssh_config to read instead of the user's.
+    pub ssh_config: Option<PathBuf>,
+    /// Further options of ssh_config(5), stronger than those of the files.
+    pub options: Vec<(String, String)>,
+    pub connect_timeout: Duration,
+    pub escalation: Option<Become>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connection {
+    Openssh,
+    Russh,
+    Local,
+}
+
+/// What is done with the key that a host shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostKeys {
+    /// It must be known.
+    Strict,
+    /// A host that was never seen is added to the known ones; a changed key is refused.
+    AcceptNew,
+    /// Any key is taken. Has to be said: `ansible_host_key_checking=false`.
+    Ignore,
+}
+
+/// Another user to become, through sudo.
+#[derive(Clone, Debug)]
+pub struct Become {
+    pub user: String,
+    pub password: Option<Secret>,
+}
 
 /// The connection flags of the command line.
 #[derive(Clone, Debug, Default)]

@@ -6,13 +6,12 @@
 //! is skipped up to [`GO`]; where it asks again, there is nothing else for it to take.
 
 use super::AgentBinary;
+use super::stderr::StderrTail;
 use crate::agent::GO;
 use crate::agent::protocol::FromAgent;
 use crate::transport::{Become, BoxFuture, ConnectError, Process, Session};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::sync::watch;
 
 /// How long the command may take to speak, and the agent to say hello. PAM modules can be slow.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -291,85 +290,5 @@ async fn said(stdout: &mut BufReader<Box<dyn AsyncRead + Send + Unpin>>) -> Resu
         if line.trim_end().ends_with("kprov-run") {
             return Ok(Said::Run);
         }
-    }
-}
-
-/// The end of what a host wrote on stderr, while it still writes.
-pub(super) struct StderrTail {
-    text: Arc<Mutex<String>>,
-    /// Counts what has arrived; its sender is gone when all has.
-    arrived: watch::Receiver<()>,
-}
-
-impl StderrTail {
-    const KEEP: usize = 4096;
-
-    fn collect(mut stderr: Box<dyn AsyncRead + Send + Unpin>) -> Self {
-        let text = Arc::new(Mutex::new(String::new()));
-        let (sender, arrived) = watch::channel(());
-        let kept = text.clone();
-        tokio::spawn(async move {
-            let mut buffer = [0; 1024];
-            while let Ok(n @ 1..) = stderr.read(&mut buffer).await {
-                let mut kept = super::lock(&kept);
-                kept.push_str(&String::from_utf8_lossy(&buffer[..n]));
-                let start = kept.len().saturating_sub(Self::KEEP);
-                let start = kept.ceil_char_boundary(start);
-                kept.drain(..start);
-                drop(kept);
-                sender.send_replace(());
-            }
-        });
-        Self { text, arrived }
-    }
-
-    /// Resolves when sudo has refused; never if it does not.
-    async fn refused(&self) -> String {
-        let mut arrived = self.arrived.clone();
-        loop {
-            if let Some(complaint) = self.complaint() {
-                return complaint;
-            }
-            if arrived.changed().await.is_err() {
-                return std::future::pending().await;
-            }
-        }
-    }
-
-    /// Waits until all has been read.
-    async fn finished(&self) {
-        let mut arrived = self.arrived.clone();
-        let all = async { while arrived.changed().await.is_ok() {} };
-        let _ = tokio::time::timeout(super::END, all).await;
-    }
-
-    /// What sudo has against it, in our words (its own with LC_ALL=C).
-    fn complaint(&self) -> Option<String> {
-        let text = super::lock(&self.text);
-        let line = |part: &str| text.lines().find(|line| line.contains(part)).map(str::trim);
-        if line("Sorry, try again").or(line("incorrect password")).is_some() {
-            return Some("sudo refused the password (ansible_become_password, -K)".to_owned());
-        }
-        if line("a password is required").or(line("no password was provided")).is_some() {
-            return Some("sudo asks for a password; give it with -K or ansible_become_password".to_owned());
-        }
-        if line("must have a tty").or(line("a terminal is required")).is_some() {
-            return Some("sudo wants a terminal; take `requiretty` out of sudoers for this user".to_owned());
-        }
-        let refused = ["is not in the sudoers file", "is not allowed to", "may not run sudo", "unknown user"];
-        refused.iter().find_map(|part| line(part)).map(|line| format!("sudo refused: {line}"))
-    }
-
-    /// The last line, to be put after a text.
-    fn last(&self) -> String {
-        let text = super::lock(&self.text);
-        text.lines().map(str::trim).rfind(|line| !line.is_empty()).map_or(String::new(), |line| format!(": {line}"))
-    }
-
-    /// `what` with the exit code and the last line.
-    pub(super) async fn explain(&self, what: &str, code: Option<i32>) -> String {
-        self.finished().await;
-        let how = code.map_or("a signal".to_owned(), |code| format!("code {code}"));
-        format!("{what} ({how}){}", self.last())
     }
 }

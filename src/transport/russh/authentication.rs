@@ -1,7 +1,8 @@
 //! Authenticates with the keys that ssh would try: those of the agent, then key files with their certificates.
 
 use super::{Client, Settings};
-use crate::transport::{ConnectError, refused};
+use crate::transport::ConnectError;
+use crate::transport::advice::refused;
 use russh::client::Handle;
 use russh::keys::agent::AgentIdentity;
 use russh::keys::agent::client::AgentClient;

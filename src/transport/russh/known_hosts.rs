@@ -2,7 +2,8 @@
 //!
 //! Names with wildcards and `@cert-authority` are not read: such a host is unknown here, never trusted by mistake.
 
-use crate::transport::{ConnectError, HostKeys, changed_key, unknown_key};
+use crate::transport::advice::{changed_key, unknown_key};
+use crate::transport::{ConnectError, HostKeys};
 use russh::Preferred;
 use russh::keys::known_hosts::{known_host_keys_path, learn_known_hosts_path};
 use russh::keys::{HashAlg, PublicKey, PublicKeyOrCertificate};

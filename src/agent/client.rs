@@ -6,6 +6,7 @@
 mod binary;
 mod blobs;
 mod launch;
+mod stderr;
 mod tunnels;
 
 pub use binary::{AgentBinary, BinaryError};
@@ -18,12 +19,13 @@ use super::protocol::{FromAgent, Seq, ToAgent};
 use crate::modules::Failure;
 use crate::pki::SigningRequest;
 use crate::transport::{Become, Session};
-use launch::{Launched, StderrTail};
+use launch::Launched;
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use stderr::StderrTail;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
