@@ -196,12 +196,26 @@ modules! {
     Copy = copy: "copy";
     /// Permissions, owner and kind of a path.
     File = file: "file";
+    /// A group of users.
+    Group = group: "group";
+    /// The name of the node.
+    Hostname = hostname: "hostname";
     /// A file with which a component reaches the API server.
     Kubeconfig = kubeconfig: "kubeconfig";
     /// One line of a text file.
     Lineinfile = lineinfile: "lineinfile";
+    /// A kernel module.
+    Modprobe = modprobe: "modprobe";
+    /// Packages of the distribution.
+    Package = package: "package" | "apt" | "dnf" | "yum";
     /// The key pair of service account tokens.
     ServiceAccountKey = service_account_key: "service_account_key";
+    /// A kernel setting.
+    Sysctl = sysctl: "sysctl";
     /// Running and enabling of a systemd unit, and reloading of unit files.
     Systemd = systemd: "systemd" | "systemd_service" | "service";
+    /// An account.
+    User = user: "user";
+    /// Waiting until a port or path is there, or is not.
+    WaitFor = wait_for: "wait_for";
 }

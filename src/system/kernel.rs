@@ -167,7 +167,7 @@ impl Kernel {
     }
 
     /// Whether settings may appear that the kernel has not now: modules were planned to be loaded, which bring their own.
-    pub(super) fn sysctls_may_appear(&self) -> bool {
+    pub fn sysctls_may_appear(&self) -> bool {
         self.overlay.as_ref().is_some_and(|overlay| overlay.modules.values().any(|state| state.is_usable()))
     }
 

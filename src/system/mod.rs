@@ -19,7 +19,7 @@ mod units;
 pub use accounts::{Accounts, Group, GroupSpec, User, UserSpec};
 pub use fs::{Content, Fs, Kind, Meta, Owner, Stamp, Touch};
 pub use kernel::{Kernel, ModuleState};
-pub use packages::Packages;
+pub use packages::{Manager, PackageOptions, Packages};
 pub use process::{Command, Output, Processes};
 pub use units::{Unit, UnitAction, Units, unit_name};
 
