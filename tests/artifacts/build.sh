@@ -13,9 +13,14 @@ here=$(cd "$(dirname "$0")" && pwd)
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
 lines=("${@:-1.36}")
+for line in "${lines[@]}"; do
+    [ -d "$here/kubernetes-$line" ] || { echo "no module kubernetes-$line in $here" >&2; exit 1; }
+done
 arch=$(go env GOARCH)
 work=$(mktemp -d)
-trap 'kill $(jobs -p) 2>/dev/null; wait; rm -rf "$work"' EXIT
+# With job control each background job is a process group: nothing that it started outlives this script.
+set -m
+trap 'for job in $(jobs -p); do kill -- "-$job" 2>/dev/null || true; done; wait || true; rm -rf "$work"' EXIT
 export GOFLAGS="-mod=readonly -buildvcs=false" CGO_ENABLED=0 GOTOOLCHAIN=local
 
 # fresh MODULE PATH: is PATH there, made from exactly this build script and these module files?
