@@ -197,17 +197,16 @@ impl Client {
         };
         let what = format!("{} {key}", if dry_run { "plan to apply" } else { "apply" });
         let patch = Patch::Apply(&object.body);
-        let applied = self.request(&what, || async {
-            api.patch(&key.name, &parameters, &patch).await.map_err(|error| match error {
-                // The API server may quote what it could not read.
-                Error::Api(mut status) if diff::is_secret(key) => {
-                    status.message = format!("{}; the answer is not shown, it may quote the Secret", status.reason);
-                    Error::Api(status)
-                }
-                other => other,
-            })
+        let applied = self.send(|| api.patch(&key.name, &parameters, &patch)).await.map_err(|mut refusal| {
+            // The API server may quote what it could not read.
+            if diff::is_secret(key)
+                && let Error::Api(status) = &mut refusal.error
+            {
+                status.message = format!("{}; the answer is not shown, it may quote the Secret", status.reason);
+            }
+            refusal.failure(&what)
         });
-        json(&applied.await?)
+        json(&applied?)
     }
 
     async fn wait_gone(&self, api: &Api<DynamicObject>, key: &ObjectKey, before: &Json) -> Result<(), Failure> {

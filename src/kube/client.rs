@@ -30,6 +30,8 @@ const READY_TIMEOUT: Duration = Duration::from_secs(120);
 const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 /// One request, from the connection to the last byte of the answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
+/// One question whether it is ready: an API server that is starting may take a connection and not answer.
+const READYZ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client of one cluster's API. Cheap to clone; one is shared by all tasks of a run, so that a plan remembers.
 #[derive(Clone)]
@@ -75,8 +77,11 @@ impl Client {
     /// yet, as on a cluster that has still to be made.
     pub(super) async fn ready(&self, mode: Mode) -> Result<bool, Failure> {
         let result = self.0.ready.get_or_try_init(async || match mode {
-            Mode::Apply => self.retry("wait for /readyz", READY_TIMEOUT, || self.readyz()).await.map_err(Some),
-            Mode::Plan => match within(self.readyz()).await {
+            Mode::Apply => {
+                let ready = self.retry(READY_TIMEOUT, READYZ_TIMEOUT, || self.readyz()).await;
+                ready.map_err(|refusal| Some(refusal.failure("wait for /readyz")))
+            }
+            Mode::Plan => match within(READYZ_TIMEOUT, self.readyz()).await {
                 Ok(()) => Ok(()),
                 Err(error) if transient(&error) => Err(None),
                 Err(error) => Err(Some(Failure::new(explain(&error)))),
@@ -99,23 +104,28 @@ impl Client {
     where
         Fut: Future<Output = Result<T, Error>>,
     {
-        self.retry(what, RETRY_TIMEOUT, send).await
+        self.send(send).await.map_err(|refusal| refusal.failure(what))
     }
 
-    async fn retry<T, Fut>(&self, what: &str, limit: Duration, send: impl Fn() -> Fut) -> Result<T, Failure>
+    /// As [`Client::request`], for a caller that does not show every answer.
+    pub(super) async fn send<T, Fut>(&self, send: impl Fn() -> Fut) -> Result<T, Refusal>
+    where
+        Fut: Future<Output = Result<T, Error>>,
+    {
+        self.retry(RETRY_TIMEOUT, REQUEST_TIMEOUT, send).await
+    }
+
+    /// Repeats a request, each attempt of which has `each`, until `limit`.
+    async fn retry<T, Fut>(&self, limit: Duration, each: Duration, send: impl Fn() -> Fut) -> Result<T, Refusal>
     where
         Fut: Future<Output = Result<T, Error>>,
     {
         let mut pace = Pace::new(limit);
         loop {
-            match within(send()).await {
+            match within(each, send()).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) if !transient(&error) => return Err(failed(what, &error)),
-                Err(error) if !pace.again().await => {
-                    let mut failure = failed(what, &error);
-                    failure.message.push_str(&format!(" (tried for {} s)", limit.as_secs()));
-                    return Err(failure);
-                }
+                Err(error) if !transient(&error) => return Err(Refusal { error, tried: None }),
+                Err(error) if !pace.again().await => return Err(Refusal { error, tried: Some(limit) }),
                 Err(_) => {}
             }
         }
@@ -161,7 +171,7 @@ pub(super) struct Pace {
 
 impl Pace {
     const FIRST: Duration = Duration::from_millis(100);
-    const LONGEST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_millis(500);
 
     pub fn new(limit: Duration) -> Self {
         Self { deadline: Instant::now() + limit, pause: Self::FIRST }
@@ -200,9 +210,9 @@ fn build(config: Config, connector: Connector) -> Result<::kube::Client, Error> 
     Ok(ClientBuilder::new(service, config.default_namespace).build())
 }
 
-async fn within<T>(request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    timeout(REQUEST_TIMEOUT, request).await.unwrap_or_else(|_| {
-        let text = format!("no answer within {} s", REQUEST_TIMEOUT.as_secs());
+async fn within<T>(limit: Duration, request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout(limit, request).await.unwrap_or_else(|_| {
+        let text = format!("no answer within {} s", limit.as_secs());
         Err(Error::Service(io::Error::new(io::ErrorKind::TimedOut, text).into()))
     })
 }
@@ -214,6 +224,8 @@ pub(super) fn is_code(error: &Error, code: u16) -> bool {
 /// Whether the same request may succeed a little later. A handshake that fails will fail again.
 fn transient(error: &Error) -> bool {
     match error {
+        // To a field that the schema does not have, a server-side apply answers 500 (seen with 1.36): a mistake all the same.
+        Error::Api(status) if status.message.contains("failed to create typed patch object") => false,
         Error::Api(status) => status.code >= 500 || status.code == 429,
         Error::HyperError(_) | Error::Service(_) | Error::ReadEvents(_) => {
             !causes(error).any(|cause| cause.downcast_ref::<rustls::Error>().is_some_and(untrusted))
@@ -236,12 +248,22 @@ fn causes<'a>(
     })
 }
 
-fn failed(what: &str, error: &Error) -> Failure {
-    Failure::new(format!("{what}: {}", explain(error)))
+/// A request that came to nothing.
+pub(super) struct Refusal {
+    pub error: Error,
+    /// How long it was repeated; `None` where that was no use.
+    tried: Option<Duration>,
+}
+
+impl Refusal {
+    pub fn failure(&self, what: &str) -> Failure {
+        let tried = self.tried.map(|tried| format!(" (tried for {} s)", tried.as_secs())).unwrap_or_default();
+        Failure::new(format!("{what}: {}{tried}", explain(&self.error)))
+    }
 }
 
 /// One line: what the API server said, or what is at the bottom of a failed connection.
-pub(super) fn explain(error: &Error) -> String {
+fn explain(error: &Error) -> String {
     match error {
         Error::Api(status) if status.message.is_empty() => format!("the API server answered {}", status.code),
         Error::Api(status) => format!("{} ({})", status.message.replace('\n', " "), status.code),

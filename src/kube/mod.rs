@@ -20,5 +20,5 @@ mod plan;
 pub use admin::{Identity, IdentityRequest, kubeconfig_is_good, write_kubeconfig};
 pub use args::{NAMES, Task, from_args};
 pub use client::Client;
-pub use info::{Condition, Query};
+pub use info::{Condition, Query, Wait};
 pub use object::{Object, ObjectKey};

@@ -3,6 +3,7 @@
 mod agent;
 mod artifacts;
 mod inventory;
+mod kube;
 mod lab;
 mod sshd;
 mod template;
