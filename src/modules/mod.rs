@@ -210,6 +210,10 @@ modules! {
     Package = package: "package" | "apt" | "dnf" | "yum";
     /// The key pair of service account tokens.
     ServiceAccountKey = service_account_key: "service_account_key";
+    /// The content of a file, for a later task.
+    Slurp = slurp: "slurp";
+    /// What is at a path, for a later task.
+    Stat = stat: "stat";
     /// A kernel setting.
     Sysctl = sysctl: "sysctl";
     /// Running and enabling of a systemd unit, and reloading of unit files.

@@ -57,6 +57,10 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(SystemError::file(path))
 }
 
+pub fn open(path: &Path) -> Result<Box<dyn Read>> {
+    Ok(Box::new(File::open(path).map_err(SystemError::file(path))?))
+}
+
 pub fn sha256(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 128 << 10];

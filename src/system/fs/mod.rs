@@ -163,6 +163,14 @@ impl Fs {
             .map_err(|_| SystemError::file(path)(io::Error::new(io::ErrorKind::InvalidData, "not UTF-8 text")))
     }
 
+    /// The content, for files too long to be held. Errors as [`Fs::read`].
+    pub fn open(&self, path: &Path) -> Result<Box<dyn io::Read>> {
+        match self.planned() {
+            None => disk::open(path),
+            Some(overlay) => overlay.open(&self.walk(path, true)?, path),
+        }
+    }
+
     /// SHA-256 of the content, in hex. Known for some planned files of which the content is not.
     pub fn sha256(&self, path: &Path) -> Result<String> {
         match self.planned() {

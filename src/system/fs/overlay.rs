@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -92,6 +93,14 @@ impl Overlay {
         match self.data(at, path)? {
             Data::OnDisk(path) => disk::read(&path),
             Data::Bytes(bytes) => Ok(bytes.to_vec()),
+            Data::Sha256(_) | Data::Unknown => Err(SystemError::Unknown),
+        }
+    }
+
+    pub fn open(&self, at: &Path, path: &Path) -> Result<Box<dyn Read>> {
+        match self.data(at, path)? {
+            Data::OnDisk(path) => disk::open(&path),
+            Data::Bytes(bytes) => Ok(Box::new(Cursor::new(bytes))),
             Data::Sha256(_) | Data::Unknown => Err(SystemError::Unknown),
         }
     }
