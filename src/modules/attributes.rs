@@ -4,7 +4,7 @@
 //! read is taken as it is (`0644` is octal in YAML 1.1, `644` is not what it looks like).
 
 use super::{Diff, Failure};
-use crate::system::{Fs, Meta, Owner, View};
+use crate::system::{Fs, Meta, Owner, SystemError, View};
 use crate::value::{Map, Value};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -144,11 +144,18 @@ impl Attributes {
         Ok(Self { mode, owner: args.opt_str("owner")?, group: args.opt_str("group")? })
     }
 
-    /// Looks the owner and group up on the node.
+    /// Looks the owner and group up on the node. One who is only planned has a provisional number.
     pub fn owner(&self, view: View<'_>) -> Result<Owner, Failure> {
+        let id = |name: &Option<String>, look_up: &dyn Fn(&str) -> Result<u32, SystemError>| match name {
+            None => Ok(None),
+            Some(name) => match look_up(name) {
+                Err(SystemError::Unknown) => Ok(Some(provisional(name))),
+                id => id.map(Some),
+            },
+        };
         Ok(Owner {
-            uid: self.owner.as_deref().map(|name| id(view, USERS, name)).transpose()?,
-            gid: self.group.as_deref().map(|name| id(view, GROUPS, name)).transpose()?,
+            uid: id(&self.owner, &|name| view.accounts().uid(name))?,
+            gid: id(&self.group, &|name| view.accounts().gid(name))?,
         })
     }
 
@@ -221,41 +228,25 @@ pub fn octal(mode: u32) -> String {
     format!("{mode:04o}")
 }
 
-const USERS: &str = "/etc/passwd";
-const GROUPS: &str = "/etc/group";
+/// Numbers from here on stand for users and groups who are only planned. Nobody has such a number (systemd's UIDS-GIDS.md).
+const PROVISIONAL: u32 = 0xff00_0000;
 
-/// The number of a user or group. A name that is a number is that number, as in Ansible.
-fn id(view: View<'_>, database: &str, name: &str) -> Result<u32, Failure> {
-    if let Ok(id) = name.parse() {
-        return Ok(id);
+/// The same number for the same name, so that a plan sees whether a file belongs to somebody already.
+fn provisional(name: &str) -> u32 {
+    name.bytes().fold(0, |sum: u32, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % 0xff_fff0 | PROVISIONAL
+}
+
+/// Name and number of an owner; the name is empty where there is none, as Ansible has it.
+fn known(id: u32, name: Result<Option<String>, SystemError>) -> (Value, Value) {
+    match (id >= PROVISIONAL, name) {
+        (true, _) => (Value::Unknown(String::new()), Value::Unknown(String::new())),
+        (false, name) => (name.ok().flatten().unwrap_or_default().into(), id.into()),
     }
-    let kind = if database == USERS { "user" } else { "group" };
-    entries(view.fs(), database)?
-        .into_iter()
-        .find(|(entry, _)| entry == name)
-        .map(|(_, id)| id)
-        .ok_or_else(|| Failure::new(format!("there is no {kind} `{name}` on this node; create it in an earlier task")))
 }
 
-/// Names and numbers in passwd(5) or group(5).
-fn entries(fs: &Fs, database: &str) -> Result<Vec<(String, u32)>, Failure> {
-    let text = fs.read_opt(Path::new(database))?.unwrap_or_default();
-    Ok(String::from_utf8_lossy(&text)
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split(':');
-            Some((fields.next()?.to_owned(), fields.nth(1)?.parse().ok()?))
-        })
-        .collect())
-}
-
-/// The names of an owner and a group; empty where they have none, as Ansible has it.
-pub fn names(view: View<'_>, uid: u32, gid: u32) -> Result<(String, String), Failure> {
-    let name = |database, id| -> Result<String, Failure> {
-        let found = entries(view.fs(), database)?.into_iter().find(|(_, entry)| *entry == id);
-        Ok(found.map(|(name, _)| name).unwrap_or_default())
-    };
-    Ok((name(USERS, uid)?, name(GROUPS, gid)?))
+/// `(owner, uid)` and `(group, gid)` of a path for a result.
+pub fn owners(view: View<'_>, meta: &Meta) -> [(Value, Value); 2] {
+    [known(meta.uid, view.accounts().user_name(meta.uid)), known(meta.gid, view.accounts().group_name(meta.gid))]
 }
 
 /// What Ansible's modules for files return about the path: `state`, `mode`, `owner`, `group`, `uid`, `gid`, `size`.
@@ -270,14 +261,14 @@ pub fn info(view: View<'_>, path: &Path) -> Result<Map, Failure> {
         _ if meta.stamp.is_some_and(|stamp| stamp.nlink > 1) => "hard",
         _ => "file",
     };
-    let (owner, group) = names(view, meta.uid, meta.gid)?;
+    let [(owner, uid), (group, gid)] = owners(view, &meta);
     let map: [(&str, Value); 7] = [
         ("state", state.into()),
         ("mode", octal(meta.mode).into()),
-        ("owner", owner.into()),
-        ("group", group.into()),
-        ("uid", meta.uid.into()),
-        ("gid", meta.gid.into()),
+        ("owner", owner),
+        ("group", group),
+        ("uid", uid),
+        ("gid", gid),
         ("size", meta.size.map_or(Value::Unknown(String::new()), Value::from)),
     ];
     Ok(map.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
@@ -286,6 +277,29 @@ pub fn info(view: View<'_>, path: &Path) -> Result<Map, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::modules::file::File;
+    use crate::modules::testing::{TestNeeds, text_args};
+    use crate::system::{System, UserSpec};
+
+    #[test]
+    fn a_user_who_is_only_planned_can_own_files() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("file");
+        std::fs::write(&path, "").unwrap();
+        let pairs = [("path", path.display().to_string()), ("owner", "kprov-planned".to_owned())];
+        let file = File::from_args(text_args(pairs)).unwrap();
+        let mut plan = System::new(crate::system::Mode::Plan);
+        let mut run = |plan: &mut System| crate::modules::converge(&file, plan, &mut TestNeeds::default());
+        assert!(run(&mut plan).unwrap_err().message.contains("there is no user `kprov-planned`"));
+        plan.writer().accounts().set_user("kprov-planned", &UserSpec::default()).unwrap();
+        let outcome = run(&mut plan).unwrap();
+        assert!(outcome.changed);
+        assert_eq!(outcome.result["uid"], Value::Unknown(String::new()));
+        let owner = ("owner".to_owned(), Some("0".to_owned()), Some("kprov-planned".to_owned()));
+        let [Diff::Fields { fields, .. }] = &outcome.diff[..] else { panic!("{outcome:?}") };
+        assert_eq!(fields, &[owner]);
+        assert!(!run(&mut plan).unwrap().changed);
+    }
 
     #[test]
     fn modes_are_those_of_chmod() {

@@ -77,8 +77,9 @@ impl Stat {
             put(key, (meta.kind == kind).into());
         }
         put("islnk", meta.is_symlink().into());
-        put("uid", meta.uid.into());
-        put("gid", meta.gid.into());
+        let [(owner, uid), (group, gid)] = attributes::owners(view, meta);
+        put("uid", uid);
+        put("gid", gid);
         let unknown = || Value::Unknown(String::new());
         put("size", meta.size.map_or_else(unknown, Value::from));
         #[expect(clippy::cast_precision_loss, reason = "Ansible's times are floats too")]
@@ -97,9 +98,8 @@ impl Stat {
         }
         put("isuid", (meta.mode & 0o4000 != 0).into());
         put("isgid", (meta.mode & 0o2000 != 0).into());
-        let (owner, group) = attributes::names(view, meta.uid, meta.gid)?;
-        put("pw_name", owner.into());
-        put("gr_name", group.into());
+        put("pw_name", owner);
+        put("gr_name", group);
         if let Kind::Symlink(target) = &meta.kind {
             put("lnk_source", view.fs().resolve(&self.path)?.display().to_string().into());
             put("lnk_target", target.display().to_string().into());
