@@ -2,10 +2,11 @@
 
 use super::Exit;
 use crate::inventory::{Group, Inventory};
+use crate::playbook::{self, Tree};
 use crate::source::{InputError, InputErrors};
 use crate::ui;
 use crate::value::{Map, Value};
-use crate::vars::{Level, Stack, Variables, Vault};
+use crate::vars::{self, Level, Stack, Variables, Vault};
 use indexmap::IndexSet;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -165,8 +166,14 @@ fn graph(source: &SourceArgs, group: &str) -> Result<String, InputErrors> {
 
 fn check(source: &SourceArgs) -> Result<String, InputErrors> {
     let (inventory, variables) = source.load()?;
+    let tree = Tree::new(inventory.dirs.clone());
+    let findings = vars::check(&playbook::declared(&tree)?.specs, &variables);
+    ui::diagnostic::warn(&findings.warnings);
+    if !findings.errors.is_empty() {
+        return Err(InputErrors(findings.errors));
+    }
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    let warnings = count(variables.warnings.len(), "warning");
+    let warnings = count(variables.warnings.len() + findings.warnings.len(), "warning");
     Ok(format!("{} in {}, {warnings}\n", count(inventory.hosts.len(), "host"), count(inventory.groups.len(), "group")))
 }
 

@@ -2,6 +2,7 @@
 
 use super::Exit;
 use super::inventory::SourceArgs;
+use crate::playbook::{self, Tree};
 use crate::source::{InputError, InputErrors, near_miss};
 use crate::ui;
 use crate::vars::{Level, Stack, Var};
@@ -53,14 +54,22 @@ pub fn run(args: VarsArgs) -> Exit {
     }
 }
 
-/// The hosts that the pattern selects, each with its stack.
+/// The hosts that the pattern selects, each with its stack, kprov's and the roles' defaults at the bottom.
 fn stacks(args: &ListArgs) -> Result<Vec<(String, Stack)>, InputErrors> {
     let (inventory, variables) = args.source.load()?;
     let hosts = inventory.select(&args.host)?;
     if hosts.is_empty() {
         return Err(InputError::new(format!("no host matches `{}`", args.host)).into());
     }
-    Ok(hosts.into_iter().map(|host| (host.clone(), variables.stack(&host))).collect())
+    let declared = playbook::declared(&Tree::new(inventory.dirs.clone()))?;
+    let stack = |host: &str| {
+        let mut stack = variables.stack(host);
+        for layer in &declared.defaults {
+            stack.push(Level::RoleDefaults, layer.clone());
+        }
+        stack
+    };
+    Ok(hosts.iter().map(|host| (host.clone(), stack(host))).collect())
 }
 
 fn show(args: &ListArgs) -> Result<String, InputErrors> {
@@ -70,7 +79,9 @@ fn show(args: &ListArgs) -> Result<String, InputErrors> {
         let mut names = stack.names();
         names.sort_unstable();
         for name in names {
-            if let Some(&(level, var)) = stack.explain(name).first().filter(|(level, _)| *level != Level::Magic) {
+            if let Some(&(level, var)) =
+                stack.explain(name).first().filter(|(level, _)| !matches!(level, Level::RoleDefaults | Level::Magic))
+            {
                 out.push_str(&format!("{host}: {name} = {}  # {}\n", text(var), place(level, var)));
             }
         }
@@ -101,7 +112,7 @@ fn explain(name: &str, args: &ListArgs) -> Result<String, InputErrors> {
         let names: Vec<&str> = stacks.iter().flat_map(|(_, stack)| stack.names()).collect();
         return Err(match near_miss(name, names) {
             Some(near) => error.help(format!("did you mean `{near}`?")),
-            None => error.help("inventory, group_vars, host_vars and -e were searched; role defaults were not"),
+            None => error.help("searched: inventory, group_vars, host_vars, -e and the defaults of all roles"),
         }
         .into());
     }

@@ -43,18 +43,27 @@ pub fn check(specs: &ArgumentSpecs, variables: &Variables) -> Findings {
             unknown.entry(name).or_insert((var, 0)).1 += 1;
         }
     }
+    let mut unsupported: IndexMap<String, Vec<(&str, &Var)>> = IndexMap::new();
     let declared: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
     for (name, (var, times)) in unknown {
         let more = if times > 1 { format!(" (and {} more like it)", times - 1) } else { String::new() };
         let found = |message: String| InputError { span: var.origin.clone(), ..InputError::new(message + &more) };
         if kubespray.contains(name) {
-            findings.warnings.push(found(format!("{name} is not supported by kprov and is ignored")));
+            let file = var.origin.as_ref().map(|span| span.source.path.display().to_string());
+            unsupported.entry(file.unwrap_or_default()).or_default().push((name, var));
         } else if let Some(near) = near_miss(name, declared.iter().copied()) {
             let error = found(format!("unknown variable: {name}")).help(format!("did you mean `{near}`?"));
             findings.errors.push(error);
         } else {
             findings.warnings.push(found(format!("unknown variable: {name}; nothing reads it")));
         }
+    }
+    // A whole inventory of Kubespray sets many of them: one warning for each file.
+    for vars in unsupported.into_values() {
+        let names: Vec<&str> = vars.iter().map(|(name, _)| *name).collect();
+        let span = vars.first().and_then(|(_, var)| var.origin.clone());
+        let message = format!("not supported by kprov and ignored: {}", names.join(", "));
+        findings.warnings.push(InputError { span, ..InputError::new(message) });
     }
     findings
 }
@@ -103,7 +112,7 @@ mod tests {
         std::fs::write(&hosts, "[kube_node]\nn1 ip=10.0.0.1 rack=a\nn2 rack=b site=x\n[all:vars]\nansible_user=root\n")
             .unwrap();
         std::fs::create_dir(dir.path().join("group_vars")).unwrap();
-        let all = "kube_versoin: v1\nminimal_node_memory_mb: lots\ncalico_mtu: 1400\nlabel: '{{ site }}'\nnode_labels: {x: '{{ label }}'}\n";
+        let all = "kube_versoin: v1\nminimal_node_memory_mb: lots\ncalico_mtu: 1400\ntypha_enabled: no\nlabel: '{{ site }}'\nnode_labels: {x: '{{ label }}'}\n";
         std::fs::write(dir.path().join("group_vars/all.yml"), all).unwrap();
         let inventory = Inventory::load(&[hosts], &Vault::default()).unwrap();
         let variables = Variables::load(&inventory, None, &["kube_version=v1".to_owned()], &Vault::default()).unwrap();
@@ -127,8 +136,8 @@ mod tests {
         assert_eq!(
             show(&findings.warnings),
             [
-                "group_vars/all.yml:3: calico_mtu is not supported by kprov and is ignored",
                 "hosts.ini:2: unknown variable: rack; nothing reads it (and 1 more like it)",
+                "group_vars/all.yml:3: not supported by kprov and ignored: calico_mtu, typha_enabled",
             ]
         );
     }
