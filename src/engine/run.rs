@@ -16,7 +16,7 @@ use crate::source::{InputError, InputErrors, Source, Span};
 use crate::system::Mode;
 use crate::template::{Scope, Templar};
 use crate::value::Value;
-use crate::vars::{Layer, Var, VarMap, Variables, Vault};
+use crate::vars::{Findings, Layer, Var, VarMap, Variables, Vault};
 use crate::yaml;
 use indexmap::IndexMap;
 use std::collections::{BTreeSet, HashMap};
@@ -54,11 +54,24 @@ impl Run {
     pub fn load(options: Options, events: Events) -> Result<Arc<Self>, InputErrors> {
         let vault = Vault::from_files(options.vault_password_files.iter().map(PathBuf::as_path))
             .map_err(|error| InputError::new(error.to_string()))?;
-        let inventory = Inventory::load(&options.inventories, &vault)?;
+        // kprov's own playbooks name groups that an inventory need not declare, and know every variable that they read.
+        let built_in = !is_file(&options.playbook);
+        let load = if built_in { Inventory::load_cluster } else { Inventory::load };
+        let inventory = load(&options.inventories, &vault)?;
         let inventory_dir = absolute(inventory.dirs.first().map_or(Path::new("."), PathBuf::as_path));
         let (playbook_path, playbook_dir) = playbook_path(&options.playbook);
         let tree = Tree::new(playbook_dir.iter().chain([&inventory_dir]).cloned().collect());
         let variables = Variables::load(&inventory, playbook_dir.as_deref(), &options.extra_vars, &vault)?;
+        let findings = match built_in {
+            true => crate::vars::check(&playbook::declared(&tree)?.specs, &variables),
+            false => Findings::default(),
+        };
+        for warning in variables.warnings.iter().chain(&findings.warnings) {
+            events.send(Event::Warning { text: warning.to_string() });
+        }
+        if !findings.errors.is_empty() {
+            return Err(InputErrors(findings.errors));
+        }
         let defaults = Arc::new(built_in_defaults()?);
         let playbook = playbook::load(&tree, &playbook_path)?;
         let limit = options.limit.as_deref().map(|pattern| inventory.select(pattern)).transpose()?;

@@ -83,6 +83,33 @@ mod tests {
         assert!(memory.origin.as_ref().unwrap().to_string().starts_with("kprov:group_vars/all/preconditions.yml:"));
     }
 
+    /// A line `# name: value` of the sample shows a default; it must not drift from it.
+    #[test]
+    fn the_sample_inventory_shows_the_defaults() {
+        let declared = declared(&Tree::new(Vec::new())).unwrap();
+        let mut stack = Stack::new();
+        for layer in declared.defaults {
+            stack.push(Level::RoleDefaults, layer);
+        }
+        let mut shown = 0;
+        for (path, bytes) in Tree::built_in("inventory/sample/group_vars/") {
+            let text = String::from_utf8(bytes).unwrap();
+            let lines = text.lines().filter_map(|line| line.strip_prefix("# "));
+            let pairs = lines.filter(|line| {
+                line.split_once(": ").is_some_and(|(name, _)| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+            });
+            let source = Source::new(&path, pairs.collect::<Vec<_>>().join("\n"));
+            for (name, var) in read_map(&yaml::load(&source).unwrap(), &Vault::default()).unwrap() {
+                assert!(name.starts_with("ansible_") || declared.specs.get(&name).is_some(), "{path}: {name}");
+                if let Some(default) = stack.lookup(&name) {
+                    assert_eq!(var.value, default.value, "{path}: {name}");
+                    shown += 1;
+                }
+            }
+        }
+        assert!(shown > 20, "{shown}");
+    }
+
     #[test]
     fn a_role_beside_the_inventory_declares_too() {
         let dir = tempfile::tempdir().unwrap();

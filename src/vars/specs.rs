@@ -200,14 +200,10 @@ fn read_spec(role: &str, key: &Node, body: &Node) -> Result<(Spec, Vec<InputErro
     let role = role.to_owned();
     let span = Some(key.span.clone());
     let spec = Spec { name, kind, required, default, choices, elements, options, description, role, span };
-    if let Some(value) = spec.default.as_ref().filter(|value| !has_template(value)) {
-        if let Err(error) = spec.check(&spec.name, value) {
-            errors.push(InputError {
-                span: spec.span.clone(),
-                message: format!("default: {}", error.message),
-                ..error
-            });
-        }
+    if let Some(value) = spec.default.as_ref().filter(|value| !has_template(value))
+        && let Err(error) = spec.check(&spec.name, value)
+    {
+        errors.push(InputError { span: spec.span.clone(), message: format!("default: {}", error.message), ..error });
     }
     Ok((spec, errors))
 }

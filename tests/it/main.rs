@@ -8,3 +8,4 @@ mod lab;
 mod sshd;
 mod template;
 mod transport;
+mod vars;
