@@ -15,6 +15,3 @@ mod tunnels;
 pub mod client;
 
 pub use serve::{run, serve};
-
-/// The line after which a launched agent's stdin holds frames. What comes before is a password that sudo did not need.
-const GO: &str = "kprov-go";

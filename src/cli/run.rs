@@ -194,6 +194,7 @@ fn options(args: &RunArgs, verb: &Verb) -> Result<Options, String> {
             become_user: args.become_user.clone(),
             become_password,
             timeout: args.timeout.map(Duration::from_secs),
+            ..ConnectionFlags::default()
         },
         only_preconditions: verb.only_preconditions,
     })

@@ -89,17 +89,12 @@ fn target(run: &Arc<Run>, host: &str) -> Result<Target, String> {
         })?;
         vars.insert(name, value);
     }
-    let flags = ConnectionFlags { escalate, ..run.options.connection.clone() };
+    let inventory_dir = run.inventory_dir.clone();
+    let flags = ConnectionFlags { escalate, inventory_dir, ..run.options.connection.clone() };
     let mut target = Target::from_vars(host, &vars, &flags).map_err(|error| {
         let origin = scope.lookup(&error.variable).and_then(|var| var.origin.clone());
         origin.map_or_else(|| error.to_string(), |origin| format!("{origin}: {error}"))
     })?;
-    // Paths in an inventory are relative to where kprov is started, as Ansible reads them, or else to the inventory.
-    for path in target.private_key.iter_mut().chain(&mut target.known_hosts).chain(&mut target.ssh_config) {
-        if path.is_relative() && !path.exists() && run.inventory_dir.join(&*path).exists() {
-            *path = run.inventory_dir.join(&*path);
-        }
-    }
     if target.connection == Connection::Local {
         target.user = None;
     }

@@ -3,12 +3,12 @@
 //! ssh reads the user's configuration, so agents, certificates, jump hosts and hardware keys work as in a terminal. What
 //! kprov knows of a host comes first, in a generated ssh_config(5) that includes the user's.
 
-use super::{BoxFuture, ConnectError, HostKeys, Process, Session, Target, Transport, advice, ssh_config};
+use super::ssh_config::SshConfig;
+use super::{BoxFuture, ConnectError, HostKeys, Process, Session, Target, Transport, advice};
 use openssh::{ControlPersist, Error, KnownHosts, SessionBuilder, Stdio};
-use std::io::Write;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::TempDir;
 
 /// How long a master outlives a controller that was killed, in seconds.
 const PERSIST: NonZeroUsize = NonZeroUsize::new(30).unwrap();
@@ -43,15 +43,12 @@ impl Transport for Openssh {
     fn connect<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Box<dyn Session>, ConnectError>> {
         Box::pin(async move {
             let directory = self.directory()?;
-            let written = ssh_config::write(target)?;
-            let mut file =
-                NamedTempFile::new_in(directory.path()).map_err(|error| ConnectError::Other(error.to_string()))?;
-            file.write_all(written.as_bytes()).map_err(|error| ConnectError::Other(error.to_string()))?;
+            let config = SshConfig::write(target)?;
             let mut builder = SessionBuilder::default();
             builder
                 .control_directory(directory.path())
                 .control_persist(ControlPersist::IdleFor(PERSIST))
-                .config_file(file.path())
+                .config_file(config.path())
                 .connect_timeout(target.connect_timeout)
                 .known_hosts_check(match target.host_keys {
                     HostKeys::Strict => KnownHosts::Strict,
@@ -121,6 +118,10 @@ impl Session for OpensshSession {
 /// Turns what ssh wrote before it gave up into one line that says what to do.
 fn explain(target: &Target, error: &Error) -> ConnectError {
     let text = match error {
+        Error::Connect(error) if error.raw_os_error() == Some(rustix::io::Errno::NOENT.raw_os_error()) => {
+            let text = "there is no ssh on this machine; install it (openssh-client) or use ansible_connection=russh";
+            return ConnectError::Other(text.to_owned());
+        }
         Error::Connect(error) => error.to_string(),
         Error::Master(error) => return ConnectError::Other(format!("cannot start ssh: {error}")),
         other => other.to_string(),

@@ -6,16 +6,13 @@
 mod authentication;
 mod known_hosts;
 
-use super::ssh_config::{self, Settings};
+use super::ssh_config::{Settings, SshConfig};
 use super::{BoxFuture, ConnectError, HostKeys, Process, Session, Target, Transport};
 use russh::client::{self, DisconnectReason, Handle};
 use russh::keys::PublicKeyOrCertificate;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
-use std::io::Write;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tempfile::NamedTempFile;
 use tokio::io::{AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::TcpStream;
 
@@ -90,24 +87,23 @@ impl Link {
 
 /// Connects to the target, through the hosts that its settings name.
 async fn reach(target: &Target) -> Result<Link, ConnectError> {
-    let mut config = NamedTempFile::new().map_err(|error| ConnectError::Other(error.to_string()))?;
-    config.write_all(ssh_config::write(target)?.as_bytes()).map_err(|error| ConnectError::Other(error.to_string()))?;
+    let config = SshConfig::write(target)?;
     let mut arguments = Vec::new();
     for (flag, value) in [("-p", target.port.map(|port| port.to_string())), ("-l", target.user.clone())] {
         arguments.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value]));
     }
-    let mut settings = ssh_config::resolve(config.path(), &arguments, &target.address).await?;
+    let mut settings = config.resolve(&arguments, &target.address).await?;
     if let Some(key) = &target.private_key {
         settings.identity_files = vec![key.clone()];
         settings.identities_only = true;
     }
-    let through = jumps(config.path(), &settings, target.connect_timeout, 0).await?;
+    let through = jumps(&config, &settings, target.connect_timeout, 0).await?;
     enter(settings, target.host_keys, target.connect_timeout, through).await
 }
 
 /// Connects to the last of the hosts to go through, if there are any.
 fn jumps<'a>(
-    config: &'a Path,
+    config: &'a SshConfig,
     settings: &'a Settings,
     timeout: Duration,
     depth: usize,
@@ -123,7 +119,7 @@ fn jumps<'a>(
                 return Err(ConnectError::Other(format!("{}: more than {MAX_JUMPS} jumps", settings.hostname)));
             }
             let (arguments, host) = destination(jump);
-            let hop = ssh_config::resolve(config, &arguments, host).await?;
+            let hop = config.resolve(&arguments, host).await?;
             if i == 0 {
                 through = jumps(config, &hop, timeout, depth + 1).await?;
             }

@@ -4,36 +4,99 @@
 //! settings that come out (`Match`, `Include` and tokens evaluated) and follows them itself.
 
 use super::{ConnectError, HostKeys, Target};
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use tempfile::NamedTempFile;
 
-/// Writes the configuration for a target.
-///
-/// What is said about this host stands under its own name, because ssh hands the file on to the ssh that makes a jump.
-pub(super) fn write(target: &Target) -> Result<String, ConnectError> {
-    if target.address.is_empty() || target.address.starts_with('-') || target.address.contains(char::is_whitespace) {
-        return Err(ConnectError::Other(format!("`{}` is not the name or address of a host", target.address)));
+/// The generated configuration of one target.
+pub(super) struct SshConfig {
+    file: NamedTempFile,
+    /// What is said about the target itself, as lines of "Keyword value".
+    own: String,
+}
+
+impl SshConfig {
+    /// Writes the configuration for a target into a file that goes with the value.
+    ///
+    /// What is said about this host stands under its own name, because ssh hands the file on to the ssh that makes a jump.
+    pub(super) fn write(target: &Target) -> Result<Self, ConnectError> {
+        let address = &target.address;
+        if address.is_empty() || address.starts_with('-') || address.contains(char::is_whitespace) {
+            return Err(ConnectError::Other(format!("`{address}` is not the name or address of a host")));
+        }
+        let mut own = "LogLevel INFO\n".to_owned();
+        if target.host_keys == HostKeys::Ignore {
+            own.push_str("UserKnownHostsFile /dev/null\n");
+        } else if !target.known_hosts.is_empty() {
+            let files: Result<Vec<_>, _> = target.known_hosts.iter().map(|file| quoted(file)).collect();
+            let _ = writeln!(own, "UserKnownHostsFile {}", files?.join(" "));
+        }
+        for (key, value) in &target.options {
+            let _ = writeln!(own, "{key} {value}");
+        }
+        let users = match &target.ssh_config {
+            Some(file) => format!("Include {}\n", quoted(file)?),
+            None => "Include ~/.ssh/config\nInclude /etc/ssh/ssh_config\n".to_owned(),
+        };
+        // The ssh that makes a jump must not ask anything either. The last lines hold where the user has said nothing: a
+        // link that is dead is noticed after 15 s.
+        let text = format!(
+            "Host {address}\n{own}Host *\nBatchMode yes\n{users}Host *\nServerAliveInterval 5\nServerAliveCountMax 3\n"
+        );
+        let failed = |error: std::io::Error| ConnectError::Other(format!("cannot write an ssh_config: {error}"));
+        let mut file = NamedTempFile::new().map_err(failed)?;
+        file.write_all(text.as_bytes()).map_err(failed)?;
+        Ok(Self { file, own })
     }
-    let mut text = format!("Host {}\n    LogLevel INFO\n", target.address);
-    if target.host_keys == HostKeys::Ignore {
-        text.push_str("    UserKnownHostsFile /dev/null\n");
-    } else if !target.known_hosts.is_empty() {
-        let files: Result<Vec<_>, _> = target.known_hosts.iter().map(|file| quoted(file)).collect();
-        let _ = writeln!(text, "    UserKnownHostsFile {}", files?.join(" "));
+
+    pub(super) fn path(&self) -> &Path {
+        self.file.path()
     }
-    for (key, value) in &target.options {
-        let _ = writeln!(text, "    {key} {value}");
+
+    /// Asks ssh for the settings of a host, with `arguments` before it on the command line.
+    pub(super) async fn resolve(&self, arguments: &[String], host: &str) -> Result<Settings, ConnectError> {
+        let mut ssh = tokio::process::Command::new("ssh");
+        ssh.arg("-G").arg("-F").arg(self.path()).args(arguments).args(["--", host]).stdin(Stdio::null());
+        let output = match ssh.output().await {
+            Ok(output) => output,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(self.without_ssh(arguments, host)),
+            Err(error) => return Err(ConnectError::Other(format!("cannot run `ssh -G`: {error}"))),
+        };
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr);
+            let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no reason given");
+            return Err(ConnectError::Other(format!("ssh does not accept its configuration: {}", line.trim())));
+        }
+        Ok(parse(&String::from_utf8_lossy(&output.stdout)))
     }
-    // The ssh that makes a jump must not ask anything either.
-    text.push_str("Host *\n    BatchMode yes\n");
-    match &target.ssh_config {
-        Some(file) => drop(writeln!(text, "    Include {}", quoted(file)?)),
-        None => text.push_str("    Include ~/.ssh/config\n    Include /etc/ssh/ssh_config\n"),
+
+    /// The settings where there is no ssh: what kprov was told of the target, and ssh's defaults. No file is read.
+    fn without_ssh(&self, arguments: &[String], host: &str) -> Settings {
+        let user = std::env::var("USER").unwrap_or_else(|_| "root".to_owned());
+        let mut text = format!(
+            "hostname {host}\nuser {user}\nuserknownhostsfile ~/.ssh/known_hosts\n\
+             globalknownhostsfile /etc/ssh/ssh_known_hosts\nserveraliveinterval 5\n"
+        );
+        for pair in arguments.chunks(2) {
+            match pair {
+                [flag, user] if flag == "-l" => drop(writeln!(text, "user {user}")),
+                [_, port] => drop(writeln!(text, "port {port}")),
+                _ => {}
+            }
+        }
+        // The first of two equal options holds, and `parse` takes the last.
+        for line in self.own.lines().rev() {
+            let (key, value) = line.split_once(' ').unwrap_or((line, ""));
+            let _ = writeln!(text, "{} {value}", key.to_ascii_lowercase());
+        }
+        let mut settings = parse(&text);
+        if settings.identity_files.is_empty() {
+            settings.identity_files = ["~/.ssh/id_ed25519", "~/.ssh/id_ecdsa"].into_iter().map(expand).collect();
+        }
+        settings
     }
-    // Ours where the user has said nothing: a link that is dead is noticed after 15 s.
-    text.push_str("Host *\n    ServerAliveInterval 5\n    ServerAliveCountMax 3\n");
-    Ok(text)
 }
 
 /// A path between quotes, in which ssh knows no escapes.
@@ -64,31 +127,10 @@ pub(super) struct Settings {
     pub(super) alive_count: usize,
 }
 
-/// Asks ssh for the settings of `host`, with `arguments` before it on the command line.
-pub(super) async fn resolve(config: &Path, arguments: &[String], host: &str) -> Result<Settings, ConnectError> {
-    let output = tokio::process::Command::new("ssh")
-        .arg("-G")
-        .arg("-F")
-        .arg(config)
-        .args(arguments)
-        .args(["--", host])
-        .stdin(Stdio::null())
-        .output()
-        .await
-        .map_err(|error| {
-            ConnectError::Other(format!("cannot run `ssh -G`, which reads ssh_config for russh: {error}"))
-        })?;
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr);
-        let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no reason given");
-        return Err(ConnectError::Other(format!("ssh does not accept its configuration: {}", line.trim())));
-    }
-    Ok(parse(&String::from_utf8_lossy(&output.stdout)))
-}
-
 /// Reads what `ssh -G` prints: a keyword in lower case and its value per line.
 fn parse(text: &str) -> Settings {
-    let mut settings = Settings { port: 22, identity_agent: agent("SSH_AUTH_SOCK"), ..Settings::default() };
+    let mut settings =
+        Settings { port: 22, identity_agent: agent("SSH_AUTH_SOCK"), alive_count: 3, ..Settings::default() };
     let mut global = Vec::new();
     for (key, value) in text.lines().filter_map(|line| line.split_once(' ')) {
         match key {
@@ -144,5 +186,26 @@ mod tests {
         assert_eq!(settings.known_hosts.len(), 3);
         assert_eq!(settings.jumps, ["ops@gate:22", "inner"]);
         assert!(settings.identity_agent.is_none() && settings.identities_only && settings.proxy_command.is_none());
+    }
+
+    #[tokio::test]
+    async fn without_ssh_the_target_is_all_there_is() {
+        let vars = [
+            ("ansible_ssh_common_args", "-J gate -o HostKeyAlias=one -o HostKeyAlias=two".into()),
+            ("ansible_ssh_known_hosts_file", "/k/known".into()),
+        ];
+        let vars =
+            vars.into_iter().map(|(name, value): (&str, crate::value::Value)| (name.to_owned(), value)).collect();
+        let target = Target::from_vars("n1", &vars, &super::super::ConnectionFlags::default()).unwrap();
+        let config = SshConfig::write(&target).unwrap();
+        let arguments = ["-p", "2222", "-l", "ops"].map(str::to_owned);
+        let without = config.without_ssh(&arguments, "n1");
+        let with = config.resolve(&arguments, "n1").await.unwrap();
+        for settings in [without, with] {
+            assert_eq!((settings.hostname.as_str(), settings.port, settings.user.as_str()), ("n1", 2222, "ops"));
+            assert_eq!((settings.jumps, settings.host_key_alias.as_deref()), (vec!["gate".to_owned()], Some("one")));
+            assert_eq!(settings.known_hosts.first(), Some(&PathBuf::from("/k/known")));
+            assert_eq!((settings.alive_interval, settings.alive_count), (5, 3));
+        }
     }
 }

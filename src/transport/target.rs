@@ -5,7 +5,7 @@
 
 use crate::value::{Map, Value};
 use crate::vars::Secret;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,6 +72,8 @@ pub struct ConnectionFlags {
     pub become_password: Option<Secret>,
     /// `--timeout`
     pub timeout: Option<Duration>,
+    /// Where a relative path in a variable is looked for when it is not below the working directory.
+    pub inventory_dir: PathBuf,
 }
 
 /// A connection variable that cannot be honoured. The caller knows where it was written.
@@ -89,34 +91,31 @@ fn error(variable: &str, message: impl Into<String>) -> TargetError {
 impl Target {
     /// Reads the connection variables among the rendered variables of a host.
     pub fn from_vars(host: &str, vars: &Map, flags: &ConnectionFlags) -> Result<Self, TargetError> {
-        let vars = Vars(vars);
+        let vars = Vars { vars, inventory_dir: &flags.inventory_dir };
         let mut target = Self {
             host: host.to_owned(),
             connection: connection(&vars)?,
             address: vars.text(&["ansible_host", "ansible_ssh_host"])?.unwrap_or_else(|| host.to_owned()),
             port: vars.port()?,
             user: vars.text(&["ansible_user", "ansible_ssh_user"])?.or_else(|| flags.user.clone()),
-            private_key: None,
-            known_hosts: vars.path("ansible_ssh_known_hosts_file")?.into_iter().collect(),
+            private_key: private_key(&vars, flags)?,
+            known_hosts: vars
+                .text(&["ansible_ssh_known_hosts_file"])?
+                .map(|path| vars.path(&path))
+                .into_iter()
+                .collect(),
             host_keys: HostKeys::Strict,
             ssh_config: None,
             options: Vec::new(),
-            connect_timeout: flags.timeout.unwrap_or(DEFAULT_TIMEOUT),
-            escalation: escalation(&vars, flags)?,
-        };
-        if let Some(seconds) = vars.number("ansible_timeout")? {
-            target.connect_timeout = Duration::from_secs(seconds);
-        }
-        target.private_key = match vars.path("ansible_ssh_private_key_file")? {
-            Some(key) => Some(existing("ansible_ssh_private_key_file", key)?),
-            None => match vars.path("ansible_private_key_file")? {
-                Some(key) => Some(existing("ansible_private_key_file", key)?),
-                None => flags.private_key.clone().map(|key| existing("--private-key", key)).transpose()?,
+            connect_timeout: match vars.number("ansible_timeout")? {
+                Some(seconds) => Duration::from_secs(seconds),
+                None => flags.timeout.unwrap_or(DEFAULT_TIMEOUT).max(Duration::from_secs(1)),
             },
+            escalation: escalation(&vars, flags)?,
         };
         for variable in ["ansible_ssh_args", "ansible_ssh_common_args", "ansible_ssh_extra_args"] {
             if let Some(arguments) = vars.text(&[variable])? {
-                ssh_arguments(&mut target, variable, &arguments)?;
+                ssh_arguments(&mut target, &vars, variable, &arguments)?;
             }
         }
         for variable in ["ansible_host_key_checking", "ansible_ssh_host_key_checking"] {
@@ -128,6 +127,16 @@ impl Target {
         }
         Ok(target)
     }
+}
+
+fn private_key(vars: &Vars<'_>, flags: &ConnectionFlags) -> Result<Option<PathBuf>, TargetError> {
+    for variable in ["ansible_ssh_private_key_file", "ansible_private_key_file"] {
+        if let Some(path) = vars.text(&[variable])? {
+            return vars.existing(variable, &path).map(Some);
+        }
+    }
+    let flag = flags.private_key.as_ref().map(|path| vars.existing("--private-key", &path.to_string_lossy()));
+    flag.transpose()
 }
 
 fn connection(vars: &Vars<'_>) -> Result<Connection, TargetError> {
@@ -160,7 +169,7 @@ fn escalation(vars: &Vars<'_>, flags: &ConnectionFlags) -> Result<Option<Become>
 }
 
 /// Takes over what is said with the flags of ssh(1).
-fn ssh_arguments(target: &mut Target, variable: &str, text: &str) -> Result<(), TargetError> {
+fn ssh_arguments(target: &mut Target, vars: &Vars<'_>, variable: &str, text: &str) -> Result<(), TargetError> {
     let words = shlex::split(text).ok_or_else(|| error(variable, "a quote is not closed"))?;
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
@@ -176,10 +185,10 @@ fn ssh_arguments(target: &mut Target, variable: &str, text: &str) -> Result<(), 
                 let argument = if rest.is_empty() { words.next() } else { Some(rest.to_owned()) };
                 let argument = argument.ok_or_else(|| error(variable, format!("-{flag} needs an argument")))?;
                 match flag {
-                    'o' => ssh_option(target, variable, &argument)?,
+                    'o' => ssh_option(target, vars, variable, &argument)?,
                     'J' => target.options.push(("ProxyJump".to_owned(), argument)),
-                    'F' => target.ssh_config = Some(existing(variable, home(&argument))?),
-                    'i' => target.private_key = Some(existing(variable, home(&argument))?),
+                    'F' => target.ssh_config = Some(vars.existing(variable, &argument)?),
+                    'i' => target.private_key = Some(vars.existing(variable, &argument)?),
                     'l' => drop(target.user.get_or_insert(argument)),
                     _ => {
                         let port =
@@ -200,7 +209,7 @@ fn ssh_arguments(target: &mut Target, variable: &str, text: &str) -> Result<(), 
 }
 
 /// Takes over one option of ssh_config(5), written `Key=Value` or `Key Value`.
-fn ssh_option(target: &mut Target, variable: &str, option: &str) -> Result<(), TargetError> {
+fn ssh_option(target: &mut Target, vars: &Vars<'_>, variable: &str, option: &str) -> Result<(), TargetError> {
     let (key, value) = option
         .split_once(['=', ' '])
         .map(|(key, value)| (key.trim(), value.trim().trim_start_matches('=').trim()))
@@ -212,7 +221,7 @@ fn ssh_option(target: &mut Target, variable: &str, option: &str) -> Result<(), T
     match key.to_ascii_lowercase().as_str() {
         "userknownhostsfile" => {
             let files = shlex::split(value).ok_or_else(|| error(variable, "a quote is not closed"))?;
-            target.known_hosts = files.iter().map(|file| home(file)).collect();
+            target.known_hosts = files.iter().map(|file| vars.path(file)).collect();
         }
         "stricthostkeychecking" => {
             target.host_keys = match value.to_ascii_lowercase().as_str() {
@@ -242,21 +251,16 @@ pub(super) fn home(path: &str) -> PathBuf {
     }
 }
 
-fn existing(variable: &str, path: PathBuf) -> Result<PathBuf, TargetError> {
-    let path = path.to_str().map_or_else(|| path.clone(), home);
-    match std::fs::File::open(&path) {
-        Ok(_) => Ok(std::path::absolute(&path).unwrap_or(path)),
-        Err(cause) => Err(error(variable, format!("{}: {cause}", path.display()))),
-    }
+struct Vars<'a> {
+    vars: &'a Map,
+    inventory_dir: &'a Path,
 }
-
-struct Vars<'a>(&'a Map);
 
 impl Vars<'_> {
     /// The first of these variables that is set.
     fn text(&self, names: &[&str]) -> Result<Option<String>, TargetError> {
         for name in names {
-            match self.0.get(*name) {
+            match self.vars.get(*name) {
                 None | Some(Value::Null) => {}
                 Some(Value::String(text)) if text.is_empty() => {}
                 Some(value @ (Value::String(_) | Value::Int(_))) => return Ok(Some(value.to_string())),
@@ -266,12 +270,24 @@ impl Vars<'_> {
         Ok(None)
     }
 
-    fn path(&self, name: &str) -> Result<Option<PathBuf>, TargetError> {
-        Ok(self.text(&[name])?.map(|text| home(&text)))
+    /// A path as it was written, as an absolute one.
+    fn path(&self, path: &str) -> PathBuf {
+        let path = home(path);
+        let beside = self.inventory_dir.join(&path);
+        let path = if !path.exists() && beside.exists() { beside } else { path };
+        std::path::absolute(&path).unwrap_or(path)
+    }
+
+    fn existing(&self, variable: &str, path: &str) -> Result<PathBuf, TargetError> {
+        let path = self.path(path);
+        match std::fs::File::open(&path) {
+            Ok(_) => Ok(path),
+            Err(cause) => Err(error(variable, format!("{}: {cause}", path.display()))),
+        }
     }
 
     fn truth(&self, name: &str) -> Result<Option<bool>, TargetError> {
-        match self.0.get(name) {
+        match self.vars.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => match value.to_bool() {
                 Some(truth) => Ok(Some(truth)),
@@ -361,6 +377,17 @@ mod tests {
         assert_eq!(target.known_hosts, [PathBuf::from("/tmp/known")]);
         let options: Vec<_> = target.options.iter().map(|(key, value)| format!("{key} {value}")).collect();
         assert_eq!(options, ["ProxyCommand ssh -W %h:%p gate", "ProxyJump admin@gate:2200", "Compression yes"]);
+    }
+
+    #[test]
+    fn relative_paths_are_below_the_working_directory_or_the_inventory() {
+        let inventory = tempfile::tempdir().unwrap();
+        std::fs::write(inventory.path().join("key"), "").unwrap();
+        let flags = ConnectionFlags { inventory_dir: inventory.path().to_owned(), ..ConnectionFlags::default() };
+        let key = |path: &str| target(&[("ansible_ssh_private_key_file", path.into())], &flags).map(|t| t.private_key);
+        assert_eq!(key("key").unwrap(), Some(inventory.path().join("key")));
+        assert_eq!(key("Cargo.toml").unwrap(), Some(std::env::current_dir().unwrap().join("Cargo.toml")));
+        assert!(key("no-such-key").unwrap_err().message.contains("No such file"));
     }
 
     #[test]

@@ -7,11 +7,13 @@
 
 use super::AgentBinary;
 use super::stderr::StderrTail;
-use crate::agent::GO;
 use crate::agent::protocol::FromAgent;
 use crate::transport::{Become, BoxFuture, ConnectError, Process, Session};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+
+/// The line after which the agent's stdin holds frames.
+const GO: &str = "kprov-go";
 
 /// How long the command may take to speak, and the agent to say hello. PAM modules can be slow.
 const PATIENCE: Duration = Duration::from_secs(60);
