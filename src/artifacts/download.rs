@@ -28,8 +28,8 @@ pub type Reason = String;
 
 /// How one attempt ended without an answer to work with.
 enum Attempt {
-    /// The server could not even be connected to.
-    Connect(Reason),
+    /// The server could not even be connected to; `silent`: it did not refuse, but let us wait.
+    Connect { why: Reason, silent: bool },
     /// Worth another attempt: a transport error, an overloaded or broken server.
     Again(Reason),
     /// The server answered, and will answer so again.
@@ -88,7 +88,13 @@ impl Downloader {
                 Err(Attempt::Final(reason)) => return Ok(Err(reason)),
                 Err(Attempt::Fatal(error)) => return Err(error),
                 Err(Attempt::Again(why)) => (reason, unreachable) = (why, false),
-                Err(Attempt::Connect(why)) => reason = why,
+                // Who waited in vain once is not kept waiting again.
+                Err(Attempt::Connect { why, silent }) => {
+                    reason = why;
+                    if silent {
+                        break;
+                    }
+                }
             }
         }
         if unreachable {
@@ -156,7 +162,11 @@ async fn receive(
 
 fn transport(url: &str, error: &reqwest::Error) -> Attempt {
     let reason = format!("{url}: {}", chain(error));
-    if error.is_connect() { Attempt::Connect(reason) } else { Attempt::Again(reason) }
+    if error.is_connect() {
+        Attempt::Connect { why: reason, silent: error.is_timeout() }
+    } else {
+        Attempt::Again(reason)
+    }
 }
 
 /// The innermost cause says what happened; the outer ones only repeat the URL.

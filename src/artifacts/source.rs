@@ -43,7 +43,7 @@ impl Source {
             Some(rest) => std::env::home_dir()
                 .ok_or_else(|| error(format!("artifact_sources: no home directory for `{text}`")))?
                 .join(rest),
-            None => base.join(text),
+            None => base.join(text.strip_prefix("./").unwrap_or(text)),
         };
         let file = File::read(&path.join(LIST)).map_err(|e| {
             error(format!("artifact_sources: {} has no readable {LIST}: {e}", path.display()))
@@ -109,6 +109,6 @@ mod tests {
         assert_eq!(parse("http://mirror/files/").unwrap().to_string(), "http://mirror/files");
         assert!(parse("upstraem").unwrap_err().help.unwrap().contains("did you mean `upstream`?"));
         assert!(parse("https://").unwrap_err().message.contains("not a URL"));
-        assert!(parse("./none").unwrap_err().message.contains("/inventory/./none has no readable SHA256SUMS"));
+        assert!(parse("./none").unwrap_err().message.contains("/inventory/none has no readable SHA256SUMS"));
     }
 }

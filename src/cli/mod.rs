@@ -4,6 +4,7 @@
 //! user sees goes through `ui`. Exit codes are Ansible's where Ansible has them: [`Exit`].
 
 mod apply;
+mod artifacts;
 mod inventory;
 mod lab;
 mod plan;
@@ -43,6 +44,7 @@ struct Cli {
 enum Verb {
     Inventory(inventory::InventoryArgs),
     Apply(apply::ApplyArgs),
+    Artifacts(artifacts::ArtifactsArgs),
     Plan(plan::PlanArgs),
     Validate(validate::ValidateArgs),
     Lab(lab::LabArgs),
@@ -62,6 +64,7 @@ pub fn main() -> Exit {
     match cli.verb {
         Verb::Inventory(args) => inventory::run(args),
         Verb::Apply(args) => apply::run(args),
+        Verb::Artifacts(args) => artifacts::run(args),
         Verb::Plan(args) => plan::run(args),
         Verb::Validate(args) => validate::run(args),
         Verb::Lab(args) => lab::run(args),

@@ -21,4 +21,4 @@ mod scope;
 pub use host::HostState;
 pub use link::Link;
 pub use options::Options;
-pub use run::Run;
+pub use run::{Run, built_in_defaults};

@@ -337,7 +337,8 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-fn built_in_defaults() -> Result<VarMap, InputErrors> {
+/// kprov's own `group_vars/all`.
+pub fn built_in_defaults() -> Result<VarMap, InputErrors> {
     let mut defaults = VarMap::default();
     for (name, bytes) in Tree::built_in("group_vars/all/") {
         let source = Source::new(format!("kprov:{name}"), String::from_utf8_lossy(&bytes).into_owned());

@@ -474,3 +474,37 @@ fn every_shipped_variable_is_declared() {
         );
     }
 }
+
+#[test]
+fn the_command_lists_and_fetches() {
+    let inventory = directory(&[]);
+    let hosts = inventory.path().join("hosts.ini");
+    std::fs::write(&hosts, "[kube_node]\nn1\n").unwrap();
+    let catalog = inventory.path().join("group_vars/all.yml");
+    std::fs::create_dir_all(catalog.parent().unwrap()).unwrap();
+    let text = "artifact_sources: [./files/]\ntool_version: '1.0'\nartifacts:\n  tool:\n    version: tool_version\n    \
+                path: example.org/tool/v{version}/tool-{arch}\n";
+    std::fs::write(catalog, text).unwrap();
+    let file = inventory.path().join("files").join(PATH);
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "tool").unwrap();
+    std::fs::write(inventory.path().join("files/SHA256SUMS"), format!("{}  {PATH}\n", sha256(b"tool"))).unwrap();
+
+    let cache = tempfile::tempdir().unwrap();
+    let kprov = |verb: &str| {
+        let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_kprov"));
+        command.env("XDG_CACHE_HOME", cache.path()).args(["artifacts", verb, "--arch", "amd64", "-i"]).arg(&hosts);
+        let output = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, stdout, stderr) = kprov("list");
+    let file = file.to_str().unwrap();
+    assert_eq!((code, stdout), (Some(0), format!("tool 1.0 amd64 sha256:{} {file}\n", sha256(b"tool"))), "{stderr}");
+    let (code, stdout, stderr) = kprov("fetch");
+    assert_eq!((code, stdout), (Some(0), format!("tool 1.0 for amd64: {file} (4 bytes)\n")), "{stderr}");
+    std::fs::write(file, "evil").unwrap();
+    let (code, stdout, stderr) = kprov("fetch");
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    assert!(stderr.contains("has the wrong digest: expected sha256:"), "{stderr}");
+}
