@@ -4,7 +4,7 @@ use super::convert::{self, known};
 use super::scope::Probe;
 use super::session::Session;
 use crate::source::near_miss;
-use crate::value::{Map, Value};
+use crate::value::Value;
 use minijinja::value::{Kwargs, Rest, ValueOrKwargs, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value as Jinja};
 
@@ -108,13 +108,6 @@ impl<'a> Call<'a> {
             Value::List(items) => Ok(items),
             Value::Map(map) => Ok(map.into_keys().map(Value::String).collect()),
             other => Err(self.expected("a list", &other)),
-        }
-    }
-
-    pub fn map(&self) -> Result<Map, Error> {
-        match self.input()? {
-            Value::Map(map) => Ok(map),
-            other => Err(self.expected("a mapping", &other)),
         }
     }
 

@@ -2,14 +2,13 @@
 
 use super::convert;
 use super::error::TemplateError;
+use super::escapes::{Offsets, keep_backslashes};
 use super::session::Session;
-use super::{filters, lookups, tests};
+use super::{filters, lookups, methods, tests};
 use crate::source::near_miss;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value as Jinja};
-use minijinja_contrib::pycompat;
 use std::collections::BTreeSet;
-use std::fmt::Write;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock, OnceLock};
 
@@ -120,8 +119,8 @@ pub(super) struct Compiled {
     pub may_probe: bool,
     /// What the user wrote, for messages.
     text: Arc<str>,
-    /// Bytes at the beginning of `text` that the template does not have, or (negative) the other way round.
-    shift: isize,
+    /// Where in `text` a byte of the template is.
+    offsets: Offsets,
     reads: OnceLock<BTreeSet<String>>,
 }
 
@@ -136,33 +135,36 @@ pub(super) type Loader = dyn Fn(&str) -> Option<String> + Send + Sync;
 impl Compiled {
     /// Text of a variable, an argument or a name.
     pub fn inline(text: &str) -> Result<Self, TemplateError> {
-        let kind = if is_whole_expression(text) { Kind::Expression } else { Kind::Text };
+        let (source, mut offsets) = keep_backslashes(text);
+        let kind = if is_whole_expression(&source) { Kind::Expression } else { Kind::Text };
+        if kind == Kind::Text {
+            return Self::new(text, source, offsets, kind, &Syntax::default(), None);
+        }
         // White space around a whole expression is not part of it.
-        let start = text.len() - text.trim_start().len();
-        let (source, shift) = if kind == Kind::Expression { (text.trim(), start) } else { (text, 0) };
-        Self::new(text, source.to_owned(), shift as isize, kind, &Syntax::default(), None)
+        offsets.shift = (text.len() - text.trim_start().len()) as isize;
+        Self::new(text, source.trim().to_owned(), offsets, kind, &Syntax::default(), None)
     }
 
     /// A bare expression, as in `when`.
     pub fn expression(text: &str) -> Result<Self, TemplateError> {
         // Without this a stray `}}` could end the expression early.
         if let Err(error) = BASE.compile_expression_owned(text.to_owned()) {
-            return Err(syntax_error(&error, text, 0));
+            return Err(syntax_error(&error, text, &Offsets::default()));
         }
-        Self::new(text, format!("{{{{{text}}}}}"), -2, Kind::Expression, &Syntax::default(), None)
+        Self::new(text, format!("{{{{{text}}}}}"), Offsets::shifted(-2), Kind::Expression, &Syntax::default(), None)
     }
 
     /// The text of a template file. Its `include`s are found by `loader`.
     pub fn file(text: &str, syntax: &Syntax, loader: Option<Box<Loader>>) -> Result<Self, TemplateError> {
         let mut syntax = syntax.clone();
         let header = syntax.header(text)?;
-        Self::new(text, text[header..].to_owned(), header as isize, Kind::Text, &syntax, loader)
+        Self::new(text, text[header..].to_owned(), Offsets::shifted(header as isize), Kind::Text, &syntax, loader)
     }
 
     fn new(
         text: &str,
         source: String,
-        shift: isize,
+        offsets: Offsets,
         kind: Kind,
         syntax: &Syntax,
         loader: Option<Box<Loader>>,
@@ -199,8 +201,8 @@ impl Compiled {
             }),
         }
         let may_probe = may_probe(&source);
-        env.add_template_owned(MAIN, source).map_err(|error| syntax_error(&error, text, shift))?;
-        Ok(Self { env, kind, may_probe, text: text.into(), shift, reads: OnceLock::new() })
+        env.add_template_owned(MAIN, source).map_err(|error| syntax_error(&error, text, &offsets))?;
+        Ok(Self { env, kind, may_probe, text: text.into(), offsets, reads: OnceLock::new() })
     }
 
     /// Evaluates with the names of `root`; an expression's value goes to the session.
@@ -225,7 +227,7 @@ impl Compiled {
                 explained.message = format!("{name}:{line}: {}", explained.message);
                 explained.in_template(&self.text, None)
             }
-            _ => explained.in_template(&self.text, range_of(error, &self.text, self.shift)),
+            _ => explained.in_template(&self.text, range_of(error, &self.text, &self.offsets)),
         }
     }
 
@@ -246,21 +248,14 @@ fn no_else() -> Error {
     Error::new(ErrorKind::InvalidOperation, "`if` without `else` gave no value")
 }
 
-fn syntax_error(error: &Error, text: &str, shift: isize) -> TemplateError {
+fn syntax_error(error: &Error, text: &str, offsets: &Offsets) -> TemplateError {
     let detail = error.detail().map_or_else(|| error.kind().to_string(), ToOwned::to_owned);
-    TemplateError::new(format!("template syntax: {detail}")).in_template(&text.into(), range_of(error, text, shift))
+    TemplateError::new(format!("template syntax: {detail}")).in_template(&text.into(), range_of(error, text, offsets))
 }
 
 /// The range of an error in what the user wrote.
-fn range_of(error: &Error, text: &str, shift: isize) -> Option<Range<usize>> {
-    let clamp = |at: usize| {
-        let mut at = at.saturating_add_signed(shift).min(text.len());
-        while !text.is_char_boundary(at) {
-            at -= 1;
-        }
-        at
-    };
-    error.range().map(|range| clamp(range.start)..clamp(range.end))
+fn range_of(error: &Error, text: &str, offsets: &Offsets) -> Option<Range<usize>> {
+    error.range().map(|range| offsets.range(range, text))
 }
 
 /// Whether text is one `{{ expression }}` and white space.
@@ -343,8 +338,9 @@ static BASE: LazyLock<Environment<'static>> = LazyLock::new(|| {
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_debug(false);
-    env.set_unknown_method_callback(pycompat::unknown_method_callback);
+    env.set_unknown_method_callback(methods::call);
     env.remove_global("debug");
+    minijinja_contrib::add_to_environment(&mut env);
     filters::add_to(&mut env);
     tests::add_to(&mut env);
     lookups::add_to(&mut env);

@@ -20,7 +20,7 @@ pub struct TemplateError {
     /// Whether a name or attribute is missing, which `default` would forgive.
     pub undefined: bool,
     /// The template and the range in it, until the place in a file is known.
-    at: Option<(Arc<str>, Range<usize>)>,
+    at: Option<Box<(Arc<str>, Range<usize>)>>,
     /// The message names the chain already.
     cycle: bool,
 }
@@ -74,15 +74,15 @@ impl TemplateError {
     /// Sets the place in the template, unless an inner one is known.
     pub(super) fn in_template(mut self, text: &Arc<str>, range: Option<Range<usize>>) -> Self {
         if self.at.is_none() && self.span.is_none() {
-            self.at = Some((text.clone(), range.unwrap_or(0..text.len())));
+            self.at = Some(Box::new((text.clone(), range.unwrap_or(0..text.len()))));
         }
         self
     }
 
     /// The template is the text of a file.
     pub(super) fn in_file(mut self, path: &Path, text: &str) -> Self {
-        if let (None, Some((_, range))) = (&self.span, self.at.take()) {
-            self.span = Some(Source::new(path, text).span(range.start, range.end));
+        if let (None, Some(at)) = (&self.span, self.at.take()) {
+            self.span = Some(Source::new(path, text).span(at.1.start, at.1.end));
         }
         self
     }
@@ -90,7 +90,8 @@ impl TemplateError {
     /// The template was written at `origin`: narrows the span to the expression where the file has the same text.
     pub(super) fn within(mut self, origin: Option<&Span>) -> Self {
         if let (None, Some(origin)) = (&self.span, origin) {
-            let narrow = self.at.take().and_then(|(text, range)| {
+            let narrow = self.at.take().and_then(|at| {
+                let (text, range) = *at;
                 let written = origin.text();
                 let start = match written.find(&*text) {
                     Some(start) => start + range.start,

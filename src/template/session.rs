@@ -8,12 +8,11 @@
 //! that can be noticed marks the pass as leaky, and the result counts only if every probe handed out was settled. A
 //! template that binds names could use a settled probe once more, so it gets no second pass (`Compiled::may_probe`).
 
-use super::compiled::{Compiled, Kind};
-use super::convert;
+use super::compiled::{Compiled, Kind, Syntax};
 use super::error::TemplateError;
 use super::scope::{Names, Place, Probe, expose};
 use super::templar::Cache;
-use crate::source::Span;
+use crate::source::{Source, Span};
 use crate::value::Value;
 use minijinja::value::{Object, ObjectRepr};
 use minijinja::{ErrorKind, State, Value as Jinja};
@@ -172,25 +171,42 @@ impl Session {
         label: &str,
         origin: Option<&Span>,
     ) -> Result<Outcome, TemplateError> {
+        let evaluate = || self.cache.inline(text).and_then(|compiled| self.evaluate(&compiled, place));
+        self.within(label, origin, evaluate).map_err(|error| error.through(label, origin))
+    }
+
+    /// Evaluates a file that a template takes in by a lookup.
+    pub fn evaluate_file(self: &Arc<Self>, source: &Arc<Source>, place: &Arc<Place>) -> Result<Outcome, TemplateError> {
+        let evaluate = || {
+            let compiled = self.cache.file(&source.text, &Syntax::default(), &place.scope)?;
+            self.evaluate(&compiled, place).map_err(|error| error.in_file(&source.path, &source.text))
+        };
+        self.within(&source.path.display().to_string(), None, evaluate)
+    }
+
+    /// Evaluates one thing within others, unless it is within itself.
+    fn within(
+        &self,
+        label: &str,
+        origin: Option<&Span>,
+        evaluate: impl FnOnce() -> Result<Outcome, TemplateError>,
+    ) -> Result<Outcome, TemplateError> {
         {
             let mut notes = self.notes();
             let cycle = notes.reading.iter().position(|(name, _)| name == label);
             if cycle.is_some() || notes.reading.len() >= MAX_DEPTH {
-                let chain = &notes.reading[cycle.unwrap_or(0)..];
+                let chain = chain_text(&notes.reading[cycle.unwrap_or(0)..], label);
                 let message = match cycle {
-                    Some(_) => format!("`{label}` refers to itself: {}", chain_text(chain, label)),
-                    None => format!(
-                        "variables refer to each other more than {MAX_DEPTH} deep: {}",
-                        chain_text(chain, label)
-                    ),
+                    Some(_) => format!("`{label}` refers to itself: {chain}"),
+                    None => format!("variables refer to each other more than {MAX_DEPTH} deep: {chain}"),
                 };
                 return Err(TemplateError::cycle(message, origin));
             }
             notes.reading.push((label.to_owned(), origin.cloned()));
         }
-        let outcome = self.cache.inline(text).and_then(|compiled| self.evaluate(&compiled, place));
+        let outcome = evaluate();
         self.notes().reading.pop();
-        outcome.map_err(|error| error.through(label, origin))
+        outcome
     }
 
     /// Stops the evaluation because of a value that is known only later; in a second pass, a probe.
@@ -379,9 +395,16 @@ fn keys_of(path: &str, place: &Place) -> Vec<String> {
     value.as_map().map(|map| map.keys().cloned().collect()).unwrap_or_default()
 }
 
-/// The error that stops an evaluation; the reason is in the session.
+/// What an error says that stops an evaluation; the reason is in the session.
+const STOP: &str = "the evaluation stops here";
+
 fn stop() -> minijinja::Error {
-    minijinja::Error::new(ErrorKind::InvalidOperation, "not known here")
+    minijinja::Error::new(ErrorKind::InvalidOperation, STOP)
+}
+
+/// Whether an error only stops the evaluation, for those who forgive errors.
+pub(super) fn is_stop(error: &minijinja::Error) -> bool {
+    error.detail() == Some(STOP)
 }
 
 fn innermost(error: &minijinja::Error) -> &minijinja::Error {

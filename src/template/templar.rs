@@ -5,7 +5,6 @@ use super::convert;
 use super::error::TemplateError;
 use super::scope::{Place, Scope};
 use super::session::{Outcome, Session};
-use crate::source::Span;
 use crate::value::{Map, Value};
 use std::collections::HashMap;
 use std::path::Path;

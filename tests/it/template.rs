@@ -410,3 +410,22 @@ fn reads_tells_which_names_a_task_waits_for() {
     assert!(templar.reads("{{ lookup('vars', name) }}").contains("vars"));
     assert_eq!(names(templar.reads("plain text")), "");
 }
+
+#[test]
+fn expressions_give_what_ansible_gives() {
+    let scope = Names::of(include_str!("template_variables.yml")).scope();
+    let mut wrong = String::new();
+    for line in include_str!("template_expressions.tsv").lines() {
+        let (expression, expected) = line.split_once('\t').unwrap();
+        let expected: serde_json::Value = serde_json::from_str(expected).unwrap();
+        match render(&format!("{{{{ {expression} }}}}"), &scope) {
+            Ok(found) if serde_json::Value::from(&found) == expected => {}
+            Ok(found) => {
+                wrong +=
+                    &format!("{expression}\n  expected {expected}\n  found    {}\n", serde_json::Value::from(&found))
+            }
+            Err(error) => wrong += &format!("{expression}\n  expected {expected}\n  {error}\n"),
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}

@@ -52,10 +52,10 @@ fn mandatory(call: &Call) -> Result<Jinja, Error> {
     }
 }
 
-/// Ansible's `bool`: "yes", "on", "true" and 1 are true, null stays null, everything else is false.
+/// Ansible's `bool`: "yes", "on", "true" and 1 are true, everything else is false.
 fn bool(call: &Call) -> Result<Jinja, Error> {
     call.give(match call.input()? {
-        Value::Null => Value::Null,
+        Value::Null => Value::Bool(false),
         Value::Bool(b) => Value::Bool(b),
         Value::String(text) => {
             Value::Bool(["yes", "on", "1", "true"].iter().any(|word| text.eq_ignore_ascii_case(word)))

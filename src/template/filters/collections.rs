@@ -23,7 +23,18 @@ pub(super) static TABLE: &Table = &[
     row!("min", |call| extreme(call, Ordering::Less), "value", "attribute", "case_sensitive"),
     row!("max", |call| extreme(call, Ordering::Greater), "value", "attribute", "case_sensitive"),
     row!("extract", extract, "value", "container", "morekeys"),
-    row!("subelements", subelements, "value", "subelements", "skip_missing"),
+    row!(
+        "subelements",
+        |call| call.give(subelements(
+            call,
+            call.input()?,
+            &call.required("subelements")?,
+            call.arg_bool("skip_missing", false)?
+        )?),
+        "value",
+        "subelements",
+        "skip_missing"
+    ),
     row!("zip", zip, "value" *),
     row!("zip_longest", zip_longest, "value" * "fillvalue"),
     row!("product", product, "value" *),
@@ -237,6 +248,7 @@ fn unique(call: &Call) -> Result<Jinja, Error> {
     call.give((0..items.len()).filter(first).map(|i| items[i].clone()).collect::<Vec<_>>())
 }
 
+/// The least or greatest item; undefined when there is none.
 fn extreme(call: &Call, wanted: Ordering) -> Result<Jinja, Error> {
     let items = call.list()?;
     let keys = sort_keys(call, &items)?;
@@ -251,7 +263,7 @@ fn extreme(call: &Call, wanted: Ordering) -> Result<Jinja, Error> {
     }
     match items.into_iter().nth(best) {
         Some(item) => call.give(item),
-        None => Err(call.error("the list is empty")),
+        None => Ok(Jinja::UNDEFINED),
     }
 }
 
@@ -299,17 +311,22 @@ fn extract(call: &Call) -> Result<Jinja, Error> {
     }
 }
 
-fn subelements(call: &Call) -> Result<Jinja, Error> {
-    let items = match call.input()? {
+/// Pairs of an item and each part of a list in it.
+pub(in crate::template) fn subelements(
+    call: &Call,
+    value: Value,
+    key: &Value,
+    skip_missing: bool,
+) -> Result<Vec<Value>, Error> {
+    let items = match value {
         Value::List(items) => items,
         Value::Map(map) => map.into_values().collect(),
         other => return Err(call.expected("a list or a mapping", &other)),
     };
-    let path = match call.required("subelements")? {
+    let path = match key {
         Value::List(keys) => keys.iter().map(ToString::to_string).collect::<Vec<_>>().join("."),
         key => key.to_string(),
     };
-    let skip_missing = call.arg_bool("skip_missing", false)?;
     let mut out = Vec::new();
     for item in items {
         match member(&item, &path) {
@@ -321,7 +338,7 @@ fn subelements(call: &Call) -> Result<Jinja, Error> {
             None => return Err(call.error(format!("an item has no `{path}`"))),
         }
     }
-    call.give(out)
+    Ok(out)
 }
 
 /// The list that the filter is applied to and those in its arguments.

@@ -5,11 +5,28 @@
 
 mod basic;
 mod collections;
+mod crypto;
+mod encoding;
+mod net;
+mod numbers;
+mod paths;
+mod text;
 
 use super::call::{Table, add_filters};
 use minijinja::Environment;
 
-const TABLES: [&Table; 2] = [basic::TABLE, collections::TABLE];
+pub(super) use collections::subelements;
+
+const TABLES: [&Table; 8] = [
+    basic::TABLE,
+    collections::TABLE,
+    crypto::TABLE,
+    encoding::TABLE,
+    net::TABLE,
+    numbers::TABLE,
+    paths::TABLE,
+    text::TABLE,
+];
 
 /// What minijinja brings along, for near misses.
 const BUILT_IN: [&str; 42] = [
