@@ -45,6 +45,13 @@ struct Pass {
     captured: Option<Jinja>,
 }
 
+impl Pass {
+    /// Whether the result of a second pass counts.
+    fn is_clean(&self) -> bool {
+        !self.leaked && self.failure.is_none() && self.touched.is_none() && self.settled.len() == self.probes as usize
+    }
+}
+
 #[derive(Default)]
 struct Notes {
     pass: Pass,
@@ -275,16 +282,11 @@ impl Session {
             Ok(_) => None,
             Err(error) => Some(error),
         };
-        if compiled.may_probe {
-            if let (Ok(value), pass) = self.run(compiled, place, true) {
-                if !pass.leaked
-                    && pass.failure.is_none()
-                    && pass.touched.is_none()
-                    && pass.settled.len() == pass.probes as usize
-                {
-                    return Ok(Outcome::Known(value));
-                }
-            }
+        if compiled.may_probe
+            && let (Ok(value), pass) = self.run(compiled, place, true)
+            && pass.is_clean()
+        {
+            return Ok(Outcome::Known(value));
         }
         match (pass.touched, error) {
             (Some(after), _) => Ok(Outcome::Unknown(after)),

@@ -216,10 +216,12 @@ enum Form {
     File(Syntax),
 }
 
+type Texts = HashMap<Box<str>, Arc<Compiled>>;
+
 /// Compiled templates by their text.
 #[derive(Default)]
 pub(super) struct Cache {
-    compiled: RwLock<HashMap<Form, HashMap<Box<str>, Arc<Compiled>>>>,
+    compiled: RwLock<HashMap<Form, Texts>>,
 }
 
 impl Cache {

@@ -131,10 +131,10 @@ fn changed(call: &Call) -> Result<bool, Error> {
     match (result.contains_key("changed"), result.get("results")) {
         (false, Some(Value::List(items))) => {
             for item in items {
-                if let Value::Map(item) = item {
-                    if said_by(call, item, "changed")? {
-                        return Ok(true);
-                    }
+                if let Value::Map(item) = item
+                    && said_by(call, item, "changed")?
+                {
+                    return Ok(true);
                 }
             }
             Ok(false)

@@ -104,8 +104,20 @@ fn semantic(text: &str) -> Result<([u64; 3], Stage), String> {
     Ok((numbers, pre.map_or(Stage::Release, |pre| Stage::Pre(pre.split('.').map(identifier).collect()))))
 }
 
-/// PEP 440 without local versions: epoch, release, then dev < a < b < rc < (none) < post.
-fn pep440(text: &str) -> Result<(u64, Vec<u64>, (i8, u64), u64, (bool, u64)), String> {
+/// PEP 440 without local versions. What is compared first comes first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Pep440 {
+    epoch: u64,
+    /// Without zeros at the end.
+    release: Vec<u64>,
+    /// dev, a, b, rc or none of them, from 0 to 4, with a number.
+    pre: (u8, u64),
+    post: u64,
+    /// A development release comes before what it leads to.
+    dev: (bool, u64),
+}
+
+fn pep440(text: &str) -> Result<Pep440, String> {
     let bad = || format!("`{text}` is no version of PEP 440 such as 1.2rc1");
     let lower = text.trim().to_lowercase();
     let lower = lower.strip_prefix('v').unwrap_or(&lower);
@@ -139,5 +151,5 @@ fn pep440(text: &str) -> Result<(u64, Vec<u64>, (i8, u64), u64, (bool, u64)), St
     }
     // A development release comes before the pre-releases of its version.
     let pre = pre.unwrap_or(if dev.is_some() && post.is_none() { (0, 0) } else { (4, 0) });
-    Ok((epoch, release, pre, post.unwrap_or(0), (dev.is_none(), dev.unwrap_or(0))))
+    Ok(Pep440 { epoch, release, pre, post: post.unwrap_or(0), dev: (dev.is_none(), dev.unwrap_or(0)) })
 }

@@ -137,7 +137,7 @@ fn query(call: &Call, ip: &Ip, wanted: &Value) -> Result<Value, Error> {
         "net" => when(!ip.is_host(), text(net)),
         "subnet" | "network/prefix" => text(ip.network()),
         "broadcast" => ip.broadcast().map_or(Value::Null, text),
-        "size" => number(call, ip.last_number().checked_add(1).unwrap_or(u128::MAX))?,
+        "size" => number(call, ip.last_number().saturating_add(1))?,
         "size_usable" => number(call, (last - first).saturating_add(1))?,
         "host" | "host/prefix" | "hostnet" | "gateway" | "gw" => {
             if ip.is_host() {
