@@ -20,7 +20,7 @@ static BINARY: LazyLock<AgentBinary> =
     LazyLock::new(|| AgentBinary::read(Path::new(env!("CARGO_BIN_EXE_kprov-agent"))).unwrap());
 
 /// Nothing here may hang.
-async fn soon<T>(what: impl Future<Output = T>) -> T {
+pub async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), what).await.expect("hangs")
 }
 
@@ -32,7 +32,7 @@ impl BlobSource for NoBlobs {
     }
 }
 
-async fn launch(target: &Target) -> Result<(Agent, Events), LaunchError> {
+pub async fn launch(target: &Target) -> Result<(Agent, Events), LaunchError> {
     soon(async {
         let session = Transports::default().connect(target).await?;
         Agent::launch(session, target.escalation.as_ref(), &BINARY, Arc::new(NoBlobs)).await

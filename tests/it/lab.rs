@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// A lab of this test process; whatever happens, it does not outlive the test.
-struct Lab {
+pub struct Lab {
     name: String,
     dir: tempfile::TempDir,
 }
@@ -15,7 +15,7 @@ struct Lab {
 impl Lab {
     /// `None`, with the reason printed, where real nodes were not asked for. `suffix` is one letter.
     #[expect(clippy::print_stdout, reason = "a test that did not run has to say so")]
-    fn new(suffix: char) -> Option<Self> {
+    pub fn new(suffix: char) -> Option<Self> {
         if std::env::var_os("KPROV_E2E").is_none_or(|value| value != "1") {
             println!("skipped: set KPROV_E2E=1 to make real nodes on this machine (needs root)");
             return None;
@@ -42,12 +42,12 @@ impl Lab {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn up(&self, args: &[&str]) {
+    pub fn up(&self, args: &[&str]) {
         self.ok("up", &[&["--dir", self.inventory().to_str().unwrap()], args].concat());
     }
 
     /// Runs `script` as root in the node and returns its output without the last newline.
-    fn inside(&self, node: &str, script: &str) -> String {
+    pub fn inside(&self, node: &str, script: &str) -> String {
         self.ok("exec", &[node, "--", "sh", "-euc", script]).trim_end().to_owned()
     }
 
@@ -56,11 +56,11 @@ impl Lab {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    fn address(&self, node: usize) -> String {
+    pub fn address(&self, node: usize) -> String {
         self.status()[node]["address"].as_str().unwrap().to_owned()
     }
 
-    fn inventory(&self) -> PathBuf {
+    pub fn inventory(&self) -> PathBuf {
         self.dir.path().join("inventory")
     }
 
