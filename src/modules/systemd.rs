@@ -200,7 +200,7 @@ impl Module for Systemd {
         needs: &mut dyn Needs,
     ) -> Result<Applied, Failure> {
         let (units, fs) = writer.units();
-        if change.daemon_reload {
+        if change.daemon_reload && !change.actions.iter().any(|action| action.reloads_files()) {
             units.daemon_reload(fs)?;
         }
         let name = self.name.as_deref().unwrap_or_default();

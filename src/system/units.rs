@@ -136,6 +136,11 @@ impl UnitAction {
             Self::Unmask => "unmask",
         }
     }
+
+    /// Whether systemctl has the manager load all unit files again afterwards.
+    pub fn reloads_files(self) -> bool {
+        matches!(self, Self::Enable | Self::Disable | Self::Mask | Self::Unmask)
+    }
 }
 
 /// The full name of a unit: `kubelet` is `kubelet.service`.
@@ -266,6 +271,9 @@ impl Units {
             let unit = self.show(&name, fs)?;
             if let Some(overlay) = &mut self.overlay {
                 overlay.act(action, &unit);
+                if action.reloads_files() {
+                    overlay.daemon_reload(fs)?;
+                }
             }
             return Ok(());
         }

@@ -72,9 +72,14 @@ fn owners(root: &Root, listeners: &[Listener]) -> HashMap<u64, String> {
     let mut pids: Vec<u32> = root.list("proc").iter().filter_map(|name| name.parse().ok()).collect();
     pids.sort_unstable();
     let mut missing: Vec<u64> = listeners.iter().map(|listener| listener.inode).filter(|inode| *inode != 0).collect();
+    let network = root.link("proc/self/ns/net");
     for pid in pids {
         if missing.is_empty() {
             break;
+        }
+        // Processes of pods have sockets of their own network, and there are many of them.
+        if root.link(format!("proc/{pid}/ns/net")) != network {
+            continue;
         }
         let dir = format!("proc/{pid}/fd");
         for fd in std::fs::read_dir(root.path(&dir)).into_iter().flatten().flatten() {
