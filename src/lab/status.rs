@@ -10,8 +10,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a node may take until it lets its user in; about a second on an idle machine.
-const SSH_WITHIN: Duration = Duration::from_secs(60);
+/// How long a node may take until it lets its user in; about a second on an idle machine, a minute on an emulated one.
+const SSH_WITHIN: Duration = Duration::from_secs(180);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -124,7 +124,7 @@ fn only(lab: &Lab, nodes: &[String]) -> Result<Lab, LabError> {
 
 /// Returns when the lab's user can run a command on the node over ssh, with the node's host key verified.
 pub fn wait_for_ssh(lab: &Lab, node: &Node) -> Result<(), LabError> {
-    let deadline = Instant::now() + SSH_WITHIN;
+    let begin = Instant::now();
     loop {
         let last = match try_ssh(lab, node.spec.address) {
             Ok(()) => return Ok(()),
@@ -135,11 +135,12 @@ pub fn wait_for_ssh(lab: &Lab, node: &Node) -> Result<(), LabError> {
             let tail = String::from_utf8_lossy(&log[log.len().saturating_sub(2000)..]).into_owned();
             return Err(LabError::Stopped { node: node.spec.name.clone(), log: node.log(), tail });
         }
-        if Instant::now() > deadline {
+        let waited = begin.elapsed();
+        if waited > SSH_WITHIN {
             let (node_name, address) = (node.spec.name.clone(), node.spec.address);
             return Err(LabError::NotAnswering { node: node_name, address, within: SSH_WITHIN, last, log: node.log() });
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep((waited / 20).clamp(Duration::from_millis(20), Duration::from_millis(500)));
     }
 }
 
