@@ -72,6 +72,11 @@ fn hierarchies(own: &str, mounts: &[Mount], lab: &str) -> Vec<Hierarchy> {
         .collect()
 }
 
+/// Whether the nodes get cgroup v1 (a kubelet calls the hybrid layout that, too).
+pub fn is_v1(lab: &[Hierarchy]) -> bool {
+    lab.iter().any(|hierarchy| hierarchy.version == Version::V1)
+}
+
 impl Hierarchy {
     fn has(&self, controller: &str) -> bool {
         self.controllers.split(',').any(|name| name == controller)
@@ -251,6 +256,7 @@ mod tests {
             "name=systemd is not mounted"
         );
         assert_eq!(visible_limit(&found, "n1"), None);
+        assert!(is_v1(&found));
         assert_eq!(loop_dirs(&found, "n1"), boot_dirs(&found, "n1"));
     }
 
@@ -260,7 +266,7 @@ mod tests {
         let found = hierarchies("0::/user.slice/session-1.scope\n", &mounts, "lab");
         assert_eq!(loop_dirs(&found, "n1"), [Path::new("/sys/fs/cgroup/kprov-lab/lab/n1/loop")]);
         assert_eq!(boot_dirs(&found, "n1"), [Path::new("/sys/fs/cgroup/kprov-lab/lab/n1/boot")]);
-        assert!(visible_limit(&found, "n1").is_some());
+        assert!(visible_limit(&found, "n1").is_some() && !is_v1(&found));
     }
 
     #[test]

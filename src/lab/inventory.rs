@@ -4,17 +4,22 @@
 //! so that they are verified from the first connection on) and `group_vars/all/lab.yml`. The host keys are named by
 //! `-o UserKnownHostsFile=` in `ansible_ssh_common_args`: that is how Ansible is told, and what kprov's transports read.
 
-use super::{Lab, LabError, command::output, rootfs, state};
+use super::{Lab, LabError, cgroup, command::output, rootfs, state};
 use crate::source::InputError;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const LAB_VARS: &str = "\
-# Facts about lab nodes that kprov cannot find out on them.
-kubelet_fail_swap_on: false # /proc/swaps in a node shows the swap of the machine under it
-";
+/// `group_vars/all/lab.yml`: facts about lab nodes that cannot be found out on them, or that kprov wants said.
+fn variables(lab: &Lab) -> String {
+    let cgroup = "kubelet_fail_cgroup_v1: false # the machine under the nodes has cgroup v1\n";
+    format!(
+        "# What is true of nodes of `kprov lab` on this machine.\n\
+         kubelet_fail_swap_on: false # /proc/swaps in a node shows the swap of the machine under it\n{}",
+        if cgroup::is_v1(&lab.cgroups) { cgroup } else { "" },
+    )
+}
 
 /// The public key of the lab's user, made when there is none.
 pub fn user_key(lab: &Lab) -> Result<String, LabError> {
@@ -36,7 +41,7 @@ pub fn write(lab: &Lab, host_keys: &[String]) -> Result<(), LabError> {
     state::write_atomically(&known_hosts(lab), lines.collect::<String>().as_bytes())?;
     let vars = lab.inventory.join("group_vars/all");
     fs::create_dir_all(&vars).map_err(LabError::io(&vars))?;
-    state::write_atomically(&vars.join("lab.yml"), LAB_VARS.as_bytes())?;
+    state::write_atomically(&vars.join("lab.yml"), variables(lab).as_bytes())?;
     state::write_atomically(&file(lab), render(lab).as_bytes())
 }
 
