@@ -4,15 +4,18 @@
 //! when it is missing or damaged, says something else than desired, is not from the CA, is not for the key, or is about to
 //! expire. The key is kept as long as it can be read. What comes back is verified before it replaces anything.
 
+use super::attributes::{self, Attributes, Mode};
 use super::{Applied, Diff, Failure, Grade, Module, Needs};
 use crate::pki::{self, Certificate as Pem, Key, SigningRequest, Stored, Subject, stored_certificate, stored_key};
 use crate::system::{Content, Owner, View, Writer};
 use crate::value::{Map, Value};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use time::{Duration, OffsetDateTime};
 
-const CERTIFICATE_MODE: u32 = 0o644;
+/// A certificate is public.
+const CERTIFICATE_MODE: Mode = Mode::Bits(0o644);
+const KEY_MODE: Mode = Mode::Bits(0o600);
 
 /// The desired certificate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,8 +35,8 @@ pub struct Certificate {
     pub ca_key: String,
     pub days: u32,
     pub renew_before_days: u32,
-    /// Permission bits of the key. The certificate is public: 0644.
-    pub mode: u32,
+    /// Of the key, 0600 if nothing is said. Owner and group are also those of the certificate.
+    pub attributes: Attributes,
 }
 
 #[cfg(feature = "controller")]
@@ -74,7 +77,7 @@ impl Certificate {
             ca_key: args.str("ca_key")?,
             days: days(&mut args, "days", 365)?,
             renew_before_days: days(&mut args, "renew_before_days", 30)?,
-            mode: args.opt_mode("mode")?.unwrap_or(0o600),
+            attributes: Attributes::from_args(&mut args)?,
         };
         args.finish()?;
         if this.renew_before_days >= this.days {
@@ -106,16 +109,16 @@ pub struct State {
     key: Stored<Key>,
     /// Never absent or damaged.
     authority: Stored<Pem>,
-    certificate_mode: Option<u32>,
-    key_mode: Option<u32>,
+    owner: Owner,
+    /// What is wrong with the permissions and owners of the files that are there.
+    attributes: Vec<(attributes::Change, Attributes)>,
 }
 
 type Field = (String, Option<String>, Option<String>);
 
 pub struct Change {
-    /// Why and how it has to be issued anew; empty when only permissions are wrong.
+    /// Why and how it has to be issued anew; empty when only permissions or owners are wrong.
     issue: Vec<Field>,
-    modes: Vec<(PathBuf, u32, u32)>,
 }
 
 impl Module for Certificate {
@@ -135,34 +138,31 @@ impl Module for Certificate {
             }
             Stored::Unknown | Stored::Is(_) => {}
         }
-        let mode = |path: &Path| view.fs().stat(path).map(|meta| meta.map(|meta| meta.mode));
+        let owner = self.attributes.owner(view)?;
+        let mut wrong = Vec::new();
+        for (path, attributes) in [(&self.path, self.certificate_attributes()), (&self.key, self.key_attributes())] {
+            let path = view.fs().resolve(path)?;
+            let change = view.fs().lstat(&path)?.and_then(|meta| attributes.change(&path, &meta, owner));
+            wrong.extend(change.map(|change| (change, attributes)));
+        }
         Ok(State {
             certificate: stored_certificate(view, &self.path)?,
             key: stored_key(view, &self.key)?,
             authority,
-            certificate_mode: mode(&self.path)?,
-            key_mode: mode(&self.key)?,
+            owner,
+            attributes: wrong,
         })
     }
 
     fn diff(&self, state: &State) -> Option<Change> {
         let issue = self.reasons(state);
-        let wrong = |path: &Path, found: Option<u32>, wanted: u32| {
-            found.filter(|found| *found != wanted).map(|found| (path.to_owned(), found, wanted))
-        };
-        let certificate = wrong(&self.path, state.certificate_mode, CERTIFICATE_MODE);
-        let modes: Vec<_> = certificate.into_iter().chain(wrong(&self.key, state.key_mode, self.mode)).collect();
-        (!issue.is_empty() || !modes.is_empty()).then_some(Change { issue, modes })
+        (!issue.is_empty() || !state.attributes.is_empty()).then_some(Change { issue })
     }
 
-    fn describe(&self, _state: &State, change: &Change) -> Vec<Diff> {
+    fn describe(&self, state: &State, change: &Change) -> Vec<Diff> {
         let issue = (!change.issue.is_empty())
             .then(|| Diff::Fields { subject: self.path.display().to_string(), fields: change.issue.clone() });
-        let modes = change.modes.iter().map(|(path, found, wanted)| Diff::Fields {
-            subject: path.display().to_string(),
-            fields: vec![("mode".to_owned(), Some(format!("{found:04o}")), Some(format!("{wanted:04o}")))],
-        });
-        issue.into_iter().chain(modes).collect()
+        issue.into_iter().chain(state.attributes.iter().map(|(change, wanted)| change.diff(wanted))).collect()
     }
 
     fn apply(
@@ -172,9 +172,8 @@ impl Module for Certificate {
         writer: &mut Writer<'_>,
         needs: &mut dyn Needs,
     ) -> Result<Applied, Failure> {
-        for (path, _, wanted) in &change.modes {
-            let path = writer.view().fs().resolve(path)?;
-            writer.fs().chmod(&path, *wanted)?;
+        for (change, wanted) in &state.attributes {
+            change.apply(wanted, writer.fs())?;
         }
         let mut applied = Applied::default();
         if matches!(state.authority, Stored::Unknown) {
@@ -183,9 +182,10 @@ impl Module for Certificate {
         if !change.issue.is_empty() {
             if writer.planning() {
                 if matches!(state.key, Stored::Absent | Stored::Damaged) {
-                    writer.fs().write(&self.key, Content::Unknown, Some(self.mode), Owner::default())?;
+                    writer.fs().write(&self.key, Content::Unknown, self.key_attributes().fresh_mode(false), state.owner)?;
                 }
-                writer.fs().write(&self.path, Content::Unknown, Some(CERTIFICATE_MODE), Owner::default())?;
+                let mode = self.certificate_attributes().fresh_mode(false);
+                writer.fs().write(&self.path, Content::Unknown, mode, state.owner)?;
             } else {
                 self.issue(state, writer, needs)?;
             }
@@ -210,6 +210,14 @@ impl Module for Certificate {
 }
 
 impl Certificate {
+    fn key_attributes(&self) -> Attributes {
+        Attributes { mode: Some(self.attributes.mode.clone().unwrap_or(KEY_MODE)), ..self.attributes.clone() }
+    }
+
+    fn certificate_attributes(&self) -> Attributes {
+        Attributes { mode: Some(CERTIFICATE_MODE), ..self.attributes.clone() }
+    }
+
     /// What makes a new certificate necessary, field by field, and nothing when none is.
     fn reasons(&self, state: &State) -> Vec<Field> {
         let mut fields = Vec::new();
@@ -276,7 +284,7 @@ impl Certificate {
             Stored::Absent | Stored::Damaged | Stored::Unknown => {
                 let key = Key::generate().map_err(failed)?;
                 let pem = Content::Bytes(key.to_pem().as_bytes().to_vec());
-                writer.fs().write(&self.key, pem, Some(self.mode), Owner::default())?;
+                writer.fs().write(&self.key, pem, self.key_attributes().fresh_mode(false), state.owner)?;
                 key
             }
         };
@@ -301,7 +309,7 @@ impl Certificate {
             return Err(Failure::new(format!("{} has not signed what it was asked to: {}", self.signer, signed.subject)));
         }
         let pem = Content::Bytes(signed.to_pem().into_bytes());
-        Ok(writer.fs().write(&self.path, pem, Some(CERTIFICATE_MODE), Owner::default())?)
+        Ok(writer.fs().write(&self.path, pem, self.certificate_attributes().fresh_mode(false), state.owner)?)
     }
 
     /// Whether a node that runs this task may have this signed: what the task says, and nothing else. For the controller,
@@ -324,8 +332,9 @@ mod tests {
     use super::*;
     use crate::modules::testing::{args, check_fails, check_with};
     use crate::modules::{Blob, Outcome, converge};
-    use crate::system::{Mode, System};
-    use std::os::unix::fs::PermissionsExt;
+    use crate::system::{self, System};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::path::Path;
 
     /// Signs as the host `cp1` would, and counts.
     #[derive(Default)]
@@ -371,7 +380,7 @@ mod tests {
                 ca_key: path("ca.key"),
                 days: 365,
                 renew_before_days: 30,
-                mode: 0o600,
+                attributes: Attributes::default(),
             };
             Self { root, signer: Signer::default(), certificate }
         }
@@ -454,6 +463,14 @@ mod tests {
         assert_eq!(node.converge(), ["key", "expires"]);
         std::fs::set_permissions(&node.certificate.key, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(node.converge(), ["mode"]);
+        node.certificate.attributes.group = Some("1".into());
+        node.certificate.attributes.mode = Some(Mode::Bits(0o640));
+        assert_eq!(node.converge(), ["group", "mode", "group"]);
+        let group = |path: &Path| std::fs::metadata(path).unwrap().gid();
+        assert_eq!((group(&node.certificate.path), group(&node.certificate.key)), (1, 1));
+        std::fs::remove_file(&node.certificate.key).unwrap();
+        node.converge();
+        assert_eq!(group(&node.certificate.key), 1);
     }
 
     #[test]
@@ -474,7 +491,7 @@ mod tests {
     #[test]
     fn in_a_plan_the_authority_may_be_unknown() {
         let node = Node::new(3650);
-        let mut plan = System::new(Mode::Plan);
+        let mut plan = System::new(system::Mode::Plan);
         let ca = node.certificate.ca_certificate.clone();
         plan.writer().fs().write(&ca, Content::Unknown, None, Owner::default()).unwrap();
         let outcome = converge(&node.certificate, &mut plan, &mut Signer::default()).unwrap();
@@ -501,7 +518,7 @@ mod tests {
             ("garbage".to_owned(), "not a certificate"),
         ] {
             node.signer.answer = Some(answer);
-            let failure = converge(&node.certificate, &mut System::new(Mode::Apply), &mut node.signer).unwrap_err();
+            let failure = converge(&node.certificate, &mut System::new(system::Mode::Apply), &mut node.signer).unwrap_err();
             assert!(failure.message.contains(reason), "{failure}");
             assert!(!node.certificate.path.exists());
         }

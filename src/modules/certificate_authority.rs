@@ -4,6 +4,7 @@
 //! never a reason for a new CA: everything that the old one has signed would be void. A new key waits beside its place
 //! (`KEY.new`) until the certificate is written, so that a run that is killed in between is told from a lost file.
 
+use super::attributes::octal;
 use super::{Applied, Diff, Failure, Module, Needs};
 use crate::pki::{self, Certificate, Key, Stored, stored_certificate, stored_key};
 use crate::system::{Content, Owner, View, Writer};
@@ -124,10 +125,10 @@ impl Module for CertificateAuthority {
             }
             Change::KeyMode => {
                 let before = match state {
-                    State::Present { key_mode, .. } => Some(format!("{key_mode:04o}")),
+                    State::Present { key_mode, .. } => Some(octal(*key_mode)),
                     State::Absent | State::Planned | State::Interrupted => None,
                 };
-                let fields = vec![("mode".to_owned(), before, Some(format!("{KEY_MODE:04o}")))];
+                let fields = vec![("mode".to_owned(), before, Some(octal(KEY_MODE)))];
                 vec![Diff::Fields { subject: self.key.display().to_string(), fields }]
             }
         }

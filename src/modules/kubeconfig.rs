@@ -3,6 +3,7 @@
 //! The file names a server, the CA and a client certificate with its key, by path or, with `embed`, by content. It is
 //! always written the same way, 0600, and a diff never shows a key.
 
+use super::attributes::octal;
 use super::{Applied, Diff, Failure, Grade, Module, Needs};
 use crate::pki::{Credential, Kubeconfig as Config};
 use crate::system::{Content, Owner, SystemError, View, Writer};
@@ -108,8 +109,8 @@ impl Module for Kubeconfig {
             }
         }
         if change.mode {
-            let before = state.mode.map(|mode| format!("{mode:04o}"));
-            let fields = vec![("mode".to_owned(), before, Some(format!("{MODE:04o}")))];
+            let before = state.mode.map(octal);
+            let fields = vec![("mode".to_owned(), before, Some(octal(MODE)))];
             diffs.push(Diff::Fields { subject: path, fields });
         }
         diffs

@@ -4,6 +4,7 @@
 //! same pair; bringing it to further control-plane nodes is not done here. A private key that cannot be read, or is missing
 //! while its public key is there, is a failure: with a new one every token would be void.
 
+use super::attributes::octal;
 use super::{Applied, Diff, Failure, Module, Needs};
 use crate::pki::{Key, Stored, stored_key};
 use crate::system::{Content, Owner, SystemError, View, Writer};
@@ -97,8 +98,8 @@ impl Module for ServiceAccountKey {
             field(&self.private, "key", None, "ECDSA P-256, made on this node".to_owned());
         }
         if change.private_mode {
-            let before = state.private_mode.map(|mode| format!("{mode:04o}"));
-            field(&self.private, "mode", before, format!("{PRIVATE_MODE:04o}"));
+            let before = state.private_mode.map(octal);
+            field(&self.private, "mode", before, octal(PRIVATE_MODE));
         }
         if change.public {
             let before = (!matches!(state.public, Stored::Absent)).then(|| "another".to_owned());

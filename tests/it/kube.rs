@@ -424,7 +424,7 @@ impl Cluster {
             ca_key: self.text_path(&format!("{ca}.key")),
             days: 5,
             renew_before_days: 1,
-            mode: 0o600,
+            attributes: Default::default(),
         });
     }
 
