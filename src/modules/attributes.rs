@@ -289,7 +289,7 @@ mod tests {
         let pairs = [("path", path.display().to_string()), ("owner", "kprov-planned".to_owned())];
         let file = File::from_args(text_args(pairs)).unwrap();
         let mut plan = System::new(crate::system::Mode::Plan);
-        let mut run = |plan: &mut System| crate::modules::converge(&file, plan, &mut TestNeeds::default());
+        let run = |plan: &mut System| crate::modules::converge(&file, plan, &mut TestNeeds::default());
         assert!(run(&mut plan).unwrap_err().message.contains("there is no user `kprov-planned`"));
         plan.writer().accounts().set_user("kprov-planned", &UserSpec::default()).unwrap();
         let outcome = run(&mut plan).unwrap();

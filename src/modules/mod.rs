@@ -184,6 +184,8 @@ mod replace;
 pub mod testing;
 
 modules! {
+    /// Files of a published release.
+    Artifact = artifact: "artifact";
     /// Lines between two markers in a text file.
     Blockinfile = blockinfile: "blockinfile";
     /// A key on this node and a certificate for it.
