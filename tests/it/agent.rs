@@ -5,6 +5,7 @@ use kprov::agent::client::{Agent, AgentBinary, BlobSource, Events, LaunchError, 
 use kprov::agent::protocol::{FromAgent, Task, TaskResult, ToAgent};
 use kprov::modules::command::Program;
 use kprov::modules::{self, Blob, Failure, Resource};
+use kprov::pki::{self, SigningRequest};
 use kprov::system::Mode;
 use kprov::transport::{Become, BoxFuture, Connection, Target, Transport, Transports};
 use kprov::vars::Secret;
@@ -512,4 +513,37 @@ async fn when_the_link_drops_the_task_in_hand_is_finished_and_no_other() {
         soon(gone).await;
         assert!(!file("second").exists(), "{connection:?}: a task was begun without a controller");
     }
+}
+
+#[tokio::test]
+async fn certificates_are_signed_beside_the_tasks() {
+    let sshd = Sshd::start();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (certificate, key) = pki::create_authority("test CA", 10).unwrap();
+    std::fs::write(path("ca.crt"), &certificate).unwrap();
+    std::fs::write(path("ca.key"), key.to_pem().as_bytes()).unwrap();
+    let subject = pki::Subject { common_name: "system:node:n1".to_owned(), organization: Vec::new() };
+    let request = SigningRequest {
+        ca_certificate: path("ca.crt"),
+        ca_key: path("ca.key"),
+        csr: pki::request(&pki::Key::generate().unwrap(), &subject, &[]).unwrap(),
+        usages: vec!["client auth".to_owned()],
+        days: 5,
+    };
+    let (agent, mut events) = launch(&sshd.target(Connection::Local)).await.unwrap();
+    begin(&agent, Mode::Apply).await;
+    // A task that waits for the certificate, as one on another host would.
+    let wait = format!("until [ -e {} ]; do sleep 0.01; done", path("signed"));
+    agent.send(ToAgent::Task(task(1, &wait))).await.unwrap();
+
+    let signed = soon(agent.sign(request.clone())).await.unwrap();
+    let authority = pki::Certificate::from_pem(&certificate).unwrap();
+    assert!(pki::Certificate::from_pem(&signed).unwrap().issued_by(&authority));
+    let missing = SigningRequest { ca_key: path("missing.key"), ..request };
+    assert!(soon(agent.sign(missing)).await.unwrap_err().message.contains("missing.key"));
+
+    std::fs::write(path("signed"), "").unwrap();
+    assert_eq!(soon(events.next()).await, Some(Ok(FromAgent::Started { seq: 1 })));
+    assert!(matches!(soon(events.next()).await, Some(Ok(FromAgent::Done { seq: 1, result: TaskResult::Done(_) }))));
 }
