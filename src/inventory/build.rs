@@ -24,7 +24,7 @@ const RENAMED: [(&str, &str); 7] = [
 ];
 
 #[derive(Default)]
-struct GroupDraft {
+pub(super) struct GroupDraft {
     vars: VarMap,
     hosts: IndexSet<String>,
     children: IndexSet<String>,
@@ -74,7 +74,8 @@ impl Builder {
         self.groups.contains_key(name)
     }
 
-    fn group(&mut self, name: &str) -> &mut GroupDraft {
+    /// The group of a name, made if need be.
+    pub fn group(&mut self, name: &str) -> &mut GroupDraft {
         self.groups.entry(name.to_owned()).or_insert_with(|| GroupDraft { priority: 1, ..GroupDraft::default() })
     }
 

@@ -181,6 +181,8 @@ fn declare(builder: &mut Builder, pending: &mut Pending, name: &str, kind: Kind,
         if !builder.has_group(name) && !pending.children.contains_key(name) {
             pending.vars.insert(name.to_owned(), span.clone());
         }
+        // The order of the groups is that of the first mention.
+        builder.group(name);
         return;
     }
     builder.add_group(name, span);

@@ -1,7 +1,8 @@
 //! Python literals, which is what the values of an INI inventory are.
 //!
 //! Source: Python's `ast.literal_eval`, as Ansible's `ini` plugin uses it: text that is no literal is a string as it
-//! stands. Of its forms, complex numbers and bytes with escapes are left out: such text stays a string.
+//! stands. Complex numbers, `...` and raw
+//! strings with backslashes are left out: such text stays a string.
 
 use crate::value::{Map, Value};
 
@@ -276,9 +277,23 @@ impl Parser<'_> {
             "True" => Value::Bool(true),
             "False" => Value::Bool(false),
             "None" => Value::Null,
-            "u" | "U" if rest.starts_with(['\'', '"']) => {
+            "set" if rest.starts_with("()") => {
+                self.rest = &rest[2..];
+                return Some(Value::List(Vec::new()));
+            }
+            "u" | "U" | "b" | "B" if rest.starts_with(['\'', '"']) => {
                 self.rest = rest;
                 return self.strings();
+            }
+            "r" | "R" => {
+                let quote = rest.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
+                let (text, rest) = rest[1..].split_once(quote)?;
+                // A backslash could hide the quote or stand for a line break: such text stays as it is.
+                if text.contains(['\\', '\n']) {
+                    return None;
+                }
+                self.rest = rest;
+                return Some(Value::String(text.to_owned()));
             }
             _ => return None,
         };
@@ -321,10 +336,14 @@ mod tests {
             ("{'a': 1, 'b': [True]}", "{\"a\":1,\"b\":[true]}"),
             ("{}", "{}"),
             ("{1, 1, 2}", "[1,2]"),
+            ("set()", "[]"),
             ("{1: 'x'}", "{\"1\":\"x\"}"),
             ("'x' 'y'", "\"xy\""),
             ("'a\\tb\\x41\\q'", "\"a\\tbA\\\\q\""),
             ("u'x'", "\"x\""),
+            ("b'x'", "\"x\""),
+            ("r'x'", "\"x\""),
+            ("f'x'", "\"f'x'\""),
             ("5 # five", "5"),
             ("foo # bar", "\"foo # bar\""),
             ("'it''s", "\"'it''s\""),
