@@ -159,6 +159,23 @@ mod tests {
         assert_eq!(lines(&cluster), Vec::<String>::new());
     }
 
+    /// The names of facts here and in the agent are the same: this machine lacks none that a check reads.
+    #[test]
+    fn the_agent_tells_every_fact_that_is_read() {
+        let system = crate::system::System::new(crate::system::Mode::Plan);
+        let facts = crate::agent::facts::gather(system.view()).unwrap();
+        let mut cluster = Fixture::three();
+        for host in ["n1", "n2"] {
+            let mut all = facts.as_map().unwrap().clone();
+            // What init is, a test cannot choose.
+            all.insert("ansible_service_mgr".to_owned(), "systemd".into());
+            cluster.facts.insert(host.to_owned(), all.into());
+            cluster.kprov(host, "systemd_version", 252);
+        }
+        let lines = lines(&cluster);
+        assert!(lines.iter().all(|line| !line.contains("no fact")), "{lines:#?}");
+    }
+
     #[test]
     fn ignored_assertions_become_warnings_on_that_host_and_ranges_never_do() {
         let mut cluster = Fixture::three();
