@@ -194,6 +194,8 @@ modules! {
     CertificateAuthority = certificate_authority: "certificate_authority";
     /// A program, with or without a shell.
     Command = command: "command" | "shell";
+    /// An image in containerd.
+    ContainerdImage = containerd_image: "containerd_image";
     /// A file with given content.
     Copy = copy: "copy";
     /// Permissions, owner and kind of a path.
