@@ -72,6 +72,9 @@ mod tests {
         for layer in &declared.defaults {
             for (name, var) in layer.iter() {
                 declared.specs.check_value(name, &var.value).unwrap();
+                let spec = declared.specs.get(name).unwrap();
+                let place = var.origin.as_ref().unwrap();
+                assert!(!spec.description.is_empty(), "{place}: {name} has a default and no argument spec");
             }
         }
         let mut stack = Stack::new();
