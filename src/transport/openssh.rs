@@ -142,17 +142,19 @@ fn classify(target: &Target, text: &str) -> ConnectError {
         return ConnectError::HostKey(advice::unknown_key(address, target.port, ""));
     }
     if let Some(denied) = text.lines().find(|line| line.contains("Permission denied (")) {
-        return ConnectError::Authentication(advice::refused(denied.trim()));
+        return ConnectError::Authentication(advice::refused(denied.trim().trim_end_matches('.')));
     }
     if last.contains("Too many authentication failures") {
         return ConnectError::Authentication(advice::refused(last));
     }
-    if text.contains("No such file or directory") && last.contains("No such file") {
-        return ConnectError::Other(last.to_owned());
-    }
     if text.contains("Bad configuration option") || text.contains("terminating, ") {
         let line = text.lines().find(|line| line.contains("Bad ")).unwrap_or(last).trim();
         return ConnectError::Other(format!("ssh does not accept its configuration: {line}"));
+    }
+    if last.contains("UNKNOWN port") {
+        // What the ssh on the way said does not come here.
+        let text = format!("{address}: the jump host or proxy did not let us through; `ssh {address}` says why");
+        return ConnectError::Unreachable(text);
     }
     ConnectError::Unreachable(if last.contains(address.as_str()) {
         last.to_owned()

@@ -250,11 +250,11 @@ impl<'a> Attempt<'a> {
             Ok(Ok(code)) => code,
             Err(_) => None,
         };
+        self.stderr.finished().await;
         if self.ran && code == Some(126) {
             let text = "cannot run the agent there; is its file system mounted noexec?";
             return LaunchError::Failed(format!("{text}{}", self.stderr.last()));
         }
-        self.stderr.finished().await;
         match self.stderr.complaint() {
             Some(complaint) => LaunchError::Failed(complaint),
             None => LaunchError::Failed(self.stderr.explain("the agent did not start", code).await),

@@ -71,7 +71,8 @@ impl StderrTail {
             return Some("sudo wants a terminal; take `requiretty` out of sudoers for this user".to_owned());
         }
         let refused = ["is not in the sudoers file", "is not allowed to", "may not run sudo", "unknown user"];
-        refused.iter().find_map(|part| line(part)).map(|line| format!("sudo refused: {line}"))
+        let line = refused.iter().find_map(|part| line(part))?;
+        Some(format!("sudo refused: {}", line.trim_start_matches("sudo: ").trim_end_matches('.')))
     }
 
     /// The last line, to be put after a text.
