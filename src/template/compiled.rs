@@ -4,7 +4,7 @@ use super::convert;
 use super::error::TemplateError;
 use super::escapes::{Offsets, keep_backslashes};
 use super::session::Session;
-use super::{filters, lookups, methods, tests};
+use super::{filters, lookups, methods, reads, tests};
 use crate::source::near_miss;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value as Jinja};
@@ -129,6 +129,14 @@ pub(super) fn has_template(text: &str) -> bool {
     text.as_bytes().windows(2).any(|pair| pair[0] == b'{' && matches!(pair[1], b'{' | b'%' | b'#'))
 }
 
+/// Whether a template takes in other files (`include`, `import`, `extends`).
+pub(super) fn takes_in_others(text: &str, block_start: &str) -> bool {
+    text.split(block_start).skip(1).any(|block| {
+        let block = block.trim_start_matches(['-', '+']).trim_start();
+        ["include", "import", "from", "extends"].iter().any(|word| block.starts_with(word))
+    })
+}
+
 /// The template as a loader knows it: an `include` finds its file here.
 pub(super) type Loader = dyn Fn(&str) -> Option<String> + Send + Sync;
 
@@ -231,16 +239,12 @@ impl Compiled {
         }
     }
 
-    /// The names that the template reads from outside.
+    /// The names that the template reads from outside; see [`Templar::reads`](super::Templar::reads).
     pub fn reads(&self) -> &BTreeSet<String> {
         self.reads.get_or_init(|| match self.env.get_template(MAIN) {
-            Ok(template) => template.undeclared_variables(false).into_iter().collect(),
+            Ok(template) => reads::outside_names(template.undeclared_variables(false), &self.text),
             Err(_) => BTreeSet::new(),
         })
-    }
-
-    pub fn text(&self) -> &str {
-        &self.text
     }
 }
 
@@ -318,9 +322,17 @@ pub(super) fn is_function(name: &str) -> bool {
 
 static FUNCTIONS: LazyLock<Vec<String>> = LazyLock::new(|| BASE.globals().map(|(name, _)| name.to_owned()).collect());
 
-/// The nearest filter, test or function to one that does not exist.
-pub(super) fn near_name(error: &Error) -> Option<String> {
+/// What was probably meant: the nearest filter, test or function, or another way to the same end.
+pub(super) fn help(error: &Error) -> Option<String> {
     let detail = error.detail()?;
+    if detail.starts_with("tried to use % operator on unsupported types string") {
+        return Some("write `'...' | format(...)`".to_owned());
+    }
+    if error.kind() == ErrorKind::UnknownMethod
+        && ["append", "extend", "insert", "update", "pop"].iter().any(|method| detail.ends_with(method))
+    {
+        return Some("values do not change: use `+`, `combine` or `namespace`".to_owned());
+    }
     let (name, known): (&str, Vec<&str>) = match error.kind() {
         ErrorKind::UnknownFilter => (detail.strip_prefix("filter ")?.strip_suffix(" is unknown")?, filters::names()),
         ErrorKind::UnknownTest => (detail.strip_prefix("test ")?.strip_suffix(" is unknown")?, tests::names()),

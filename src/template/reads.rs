@@ -1,10 +1,10 @@
 //! Which names a template reads: the engine waits for the results among them and for nothing else.
 
-use super::compiled::{Compiled, has_template, is_function};
+use super::compiled::{Syntax, has_template, is_function, takes_in_others};
 use super::scope::Scope;
 use super::templar::Templar;
 use crate::value::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// Names of which a template may read any: whoever reads them depends on everything.
@@ -17,7 +17,7 @@ impl Templar {
         if !has_template(text) {
             return BTreeSet::new();
         }
-        self.cache().inline(text).map(|compiled| names(&compiled)).unwrap_or_default()
+        self.cache().inline(text).map(|compiled| compiled.reads().clone()).unwrap_or_default()
     }
 
     /// The same for a condition.
@@ -25,61 +25,60 @@ impl Templar {
         if has_template(expression) {
             return self.reads(expression);
         }
-        self.cache().expression(expression).map(|compiled| names(&compiled)).unwrap_or_default()
+        self.cache().expression(expression).map(|compiled| compiled.reads().clone()).unwrap_or_default()
+    }
+
+    /// The same for the text of a template file.
+    pub fn reads_file(&self, text: &str, syntax: &Syntax, scope: &Arc<dyn Scope>) -> BTreeSet<String> {
+        self.cache().file(text, syntax, scope).map(|compiled| compiled.reads().clone()).unwrap_or_default()
     }
 
     /// The names that the templates in a value read, and those that the variables of these names read, and so on.
     pub fn reads_deep(&self, value: &Value, scope: &Arc<dyn Scope>) -> BTreeSet<String> {
-        let mut seen = BTreeSet::new();
-        let mut open = Vec::new();
-        self.collect(value, &mut seen, &mut open);
-        self.follow(seen, open, scope)
+        let mut names = BTreeSet::new();
+        self.collect(value, &mut names);
+        self.follow(names, scope)
     }
 
-    /// The same for a condition.
-    pub fn reads_expr_deep(&self, expression: &str, scope: &Arc<dyn Scope>) -> BTreeSet<String> {
-        let seen = self.reads_expr(expression);
-        let open = seen.iter().cloned().collect();
-        self.follow(seen, open, scope)
-    }
-
-    fn follow(&self, mut seen: BTreeSet<String>, mut open: Vec<String>, scope: &Arc<dyn Scope>) -> BTreeSet<String> {
+    /// Adds the names that the variables of these names read, and so on.
+    pub fn follow(&self, mut names: BTreeSet<String>, scope: &Arc<dyn Scope>) -> BTreeSet<String> {
+        let mut open: Vec<String> = names.iter().cloned().collect();
         while let Some(name) = open.pop() {
-            if let Some(var) = scope.lookup(&name).filter(|var| !var.literal) {
-                self.collect(&var.value, &mut seen, &mut open);
+            let Some(var) = scope.lookup(&name).filter(|var| !var.literal) else { continue };
+            let reads = self.cache().reads(&var.value, || {
+                let mut reads = BTreeSet::new();
+                self.collect(&var.value, &mut reads);
+                reads
+            });
+            for name in &*reads {
+                if names.insert(name.clone()) {
+                    open.push(name.clone());
+                }
             }
         }
-        seen
+        names
     }
 
-    fn collect(&self, value: &Value, seen: &mut BTreeSet<String>, open: &mut Vec<String>) {
+    fn collect(&self, value: &Value, names: &mut BTreeSet<String>) {
         match value {
-            Value::String(text) => {
-                for name in self.reads(text) {
-                    if seen.insert(name.clone()) {
-                        open.push(name);
-                    }
-                }
-            }
-            Value::List(items) => items.iter().for_each(|item| self.collect(item, seen, open)),
+            Value::String(text) => names.extend(self.reads(text)),
+            Value::List(items) => items.iter().for_each(|item| self.collect(item, names)),
             Value::Map(map) => map.iter().for_each(|(key, item)| {
-                self.collect(item, seen, open);
-                if has_template(key) {
-                    self.collect(&Value::String(key.clone()), seen, open);
-                }
+                names.extend(self.reads(key));
+                self.collect(item, names);
             }),
             _ => {}
         }
     }
 }
 
-fn names(compiled: &Compiled) -> BTreeSet<String> {
-    let mut names = compiled.reads().clone();
-    let looks_up = ["lookup", "query", "q"].iter().any(|function| names.contains(*function));
-    let text = compiled.text();
+/// The names that a template reads from outside, of those that it does not declare itself.
+pub(super) fn outside_names(undeclared: HashSet<String>, text: &str) -> BTreeSet<String> {
+    let looks_up = ["lookup", "query", "q"].iter().any(|function| undeclared.contains(*function));
     let anything = looks_up && ["vars", "varnames", "template"].iter().any(|plugin| text.contains(plugin))
-        || ["include", "import", "extends"].iter().any(|word| text.contains("{%") && text.contains(word));
-    names.retain(|name| !is_function(name) && name != "omit");
+        || takes_in_others(text, "{%");
+    let mut names: BTreeSet<String> =
+        undeclared.into_iter().filter(|name| !is_function(name) && name != "omit").collect();
     if anything {
         names.insert(ANYTHING.to_owned());
     }

@@ -355,7 +355,7 @@ impl Session {
             Some(expression) => self.undefined(expression, place),
             None => {
                 let mut explained = TemplateError::new(message);
-                explained.help = super::compiled::near_name(error);
+                explained.help = super::compiled::help(error);
                 explained
             }
         };

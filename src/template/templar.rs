@@ -1,14 +1,14 @@
 //! The front of the template engine.
 
-use super::compiled::{Compiled, Syntax, has_template};
+use super::compiled::{Compiled, Syntax, has_template, takes_in_others};
 use super::convert;
 use super::error::TemplateError;
 use super::scope::{Place, Scope};
 use super::session::{Outcome, Session};
 use crate::value::{Map, Value};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 /// Compiled templates that are kept; more than the largest set of roles has.
 const MAX_CACHED: usize = 20_000;
@@ -217,11 +217,14 @@ enum Form {
 }
 
 type Texts = HashMap<Box<str>, Arc<Compiled>>;
+type Reads = (Weak<Value>, Arc<BTreeSet<String>>);
 
 /// Compiled templates by their text.
 #[derive(Default)]
 pub(super) struct Cache {
     compiled: RwLock<HashMap<Form, Texts>>,
+    /// What the templates in a variable read, by the address of its value, as long as it lives.
+    reads: RwLock<HashMap<usize, Reads>>,
 }
 
 impl Cache {
@@ -235,17 +238,29 @@ impl Cache {
 
     /// A file that takes in others is compiled each time: which ones depends on the scope.
     pub fn file(&self, text: &str, syntax: &Syntax, scope: &Arc<dyn Scope>) -> Result<Arc<Compiled>, TemplateError> {
-        let open = &syntax.block.0;
-        let others = text.split(open.as_str()).skip(1).any(|block| {
-            let block = block.trim_start_matches(['-', '+']).trim_start();
-            ["include", "import", "from", "extends"].iter().any(|word| block.starts_with(word))
-        });
-        if others {
+        if takes_in_others(text, &syntax.block.0) {
             let scope = scope.clone();
             let loader = move |name: &str| scope.file("templates", name).map(|source| source.text.clone());
             return Compiled::file(text, syntax, Some(Box::new(loader))).map(Arc::new);
         }
         self.get(&Form::File(syntax.clone()), text, || Compiled::file(text, syntax, None))
+    }
+
+    /// The names that the templates in a variable read, which `find` tells once.
+    pub fn reads(&self, value: &Arc<Value>, find: impl FnOnce() -> BTreeSet<String>) -> Arc<BTreeSet<String>> {
+        let address = Arc::as_ptr(value) as usize;
+        if let Some((of, names)) = self.reads.read().unwrap_or_else(PoisonError::into_inner).get(&address)
+            && of.upgrade().is_some_and(|of| Arc::ptr_eq(&of, value))
+        {
+            return names.clone();
+        }
+        let names = Arc::new(find());
+        let mut all = self.reads.write().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= MAX_CACHED {
+            all.clear();
+        }
+        all.insert(address, (Arc::downgrade(value), names.clone()));
+        names
     }
 
     fn get(

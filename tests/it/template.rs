@@ -406,8 +406,17 @@ fn reads_tells_which_names_a_task_waits_for() {
     );
     assert_eq!(names(templar.reads_expr("result.rc == 0 and hostvars[h].x")), "h hostvars result");
     assert_eq!(names(templar.reads_deep(&value("{u: '{{ url }}', n: 1}"), &scope)), "host port result url");
-    assert_eq!(names(templar.reads_expr_deep("loop_a is defined", &scope)), "loop_a loop_b");
+    assert_eq!(names(templar.follow(templar.reads_expr("loop_a is defined"), &scope)), "loop_a loop_b");
     assert!(templar.reads("{{ lookup('vars', name) }}").contains("vars"));
+    assert!(templar.reads("{% include name %}").contains("vars"));
+    assert_eq!(
+        names(templar.reads_file(
+            "#jinja2: variable_start_string:'[[', variable_end_string:']]'\n[[ a ]] {{ b }}",
+            &Syntax::default(),
+            &scope
+        )),
+        "a"
+    );
     assert_eq!(names(templar.reads("plain text")), "");
 }
 
@@ -427,5 +436,72 @@ fn expressions_give_what_ansible_gives() {
             Err(error) => wrong += &format!("{expression}\n  expected {expected}\n  {error}\n"),
         }
     }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// Every place in a value, as the value with that place unknown.
+fn with_one_unknown(value: &Value) -> Vec<Value> {
+    let mut out = vec![unknown()];
+    match value {
+        Value::List(items) => {
+            for i in 0..items.len() {
+                out.extend(with_one_unknown(&items[i]).into_iter().map(|part| {
+                    let mut items = items.clone();
+                    items[i] = part;
+                    Value::List(items)
+                }));
+            }
+        }
+        Value::Map(map) => {
+            for (key, item) in map {
+                out.extend(with_one_unknown(item).into_iter().map(|part| {
+                    let mut map = map.clone();
+                    map.insert(key.clone(), part);
+                    Value::Map(map)
+                }));
+            }
+        }
+        _ => {}
+    }
+    out
+}
+
+/// Whether what is known in `found` is what `expected` has there.
+fn agrees(found: &Value, expected: &Value) -> bool {
+    match (found, expected) {
+        (Value::Unknown(_), _) => true,
+        (Value::List(a), Value::List(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| agrees(a, b)),
+        (Value::Map(a), Value::Map(b)) => {
+            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| agrees(a, b)))
+        }
+        (a, b) => a == b,
+    }
+}
+
+/// With any part of any variable unknown, an expression is unknown or what it would be anyway; never wrong, never an error.
+#[test]
+fn no_expression_guesses_an_unknown_value() {
+    let templar = Templar::new();
+    let all = Names::of(include_str!("template_variables.yml"));
+    let mut wrong = String::new();
+    let mut tried = 0;
+    for line in include_str!("template_expressions.tsv").lines() {
+        let (expression, _) = line.split_once('\t').unwrap();
+        let text = format!("{{{{ {expression} }}}}");
+        let base = Names { vars: all.vars.clone(), hosts: IndexMap::new() }.scope();
+        let Ok(expected) = templar.render_str(&text, &base) else { continue };
+        for name in templar.reads(&text) {
+            let Some(var) = all.vars.get(&name) else { continue };
+            for part in with_one_unknown(&var.value) {
+                let scope = Names { vars: all.vars.clone(), hosts: IndexMap::new() }.with(&name, part.clone()).scope();
+                tried += 1;
+                match templar.render_str(&text, &scope) {
+                    Ok(found) if agrees(&found, &expected) => {}
+                    other => wrong += &format!("{expression}\n  with {name} = {part}\n  {other:?}\n"),
+                }
+            }
+        }
+    }
+    assert!(tried > 500, "{tried}");
     assert!(wrong.is_empty(), "{wrong}");
 }

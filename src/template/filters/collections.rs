@@ -1,7 +1,7 @@
 //! Lists and mappings: `combine`, `dict2items`, `flatten`, set theory, `extract`, `subelements`, `zip` and the like.
 //!
-//! `combine`, `dict2items`, `items2dict` and `flatten` only rearrange: an unknown part of what they are given stays
-//! unknown in its new place. The others look at values, so one that is unknown makes the whole unknown.
+//! `combine`, `dict2items` and `items2dict` only rearrange: an unknown part of what they are given stays unknown in its new
+//! place. The others look at values, so one that is unknown makes the whole unknown.
 
 use crate::source::near_miss;
 use crate::template::call::{Call, Signature, Table, row};
@@ -108,6 +108,9 @@ fn merge(into: &mut Map, over: Map, recursive: bool, list_merge: ListMerge) {
                 continue;
             }
             (Some(Value::List(old)), Value::List(new)) => merge_lists(old, new, list_merge),
+            // What is unknown may be something to merge with.
+            (Some(Value::Unknown(_)), Value::Map(_)) if recursive => continue,
+            (Some(Value::Unknown(_)), Value::List(_)) if list_merge != ListMerge::Replace => continue,
             (_, new) => new,
         };
         into.insert(key, merged);
@@ -115,6 +118,10 @@ fn merge(into: &mut Map, over: Map, recursive: bool, list_merge: ListMerge) {
 }
 
 fn merge_lists(old: &[Value], new: Vec<Value>, list_merge: ListMerge) -> Value {
+    let compares = matches!(list_merge, ListMerge::AppendRp | ListMerge::PrependRp);
+    if let (true, Some(after)) = (compares, old.iter().chain(&new).find_map(Value::unknown)) {
+        return Value::Unknown(after.to_owned());
+    }
     let old_without = |new: &[Value]| old.iter().filter(|item| !new.contains(item)).cloned().collect::<Vec<_>>();
     Value::List(match list_merge {
         ListMerge::Replace => new,
@@ -150,7 +157,11 @@ fn items2dict(call: &Call) -> Result<Jinja, Error> {
     };
     let mut map = Map::with_capacity(items.len());
     for item in items {
-        let Value::Map(mut item) = item else { return Err(call.expected("a list of mappings", &item)) };
+        let mut item = match item {
+            Value::Map(item) => item,
+            Value::Unknown(after) => return Err(call.session()?.touch(&after)),
+            other => return Err(call.expected("a list of mappings", &other)),
+        };
         let missing = |name: &str| call.error(format!("an item has no `{name}`"));
         let value = item.shift_remove(&value_name).ok_or_else(|| missing(&value_name))?;
         match item.shift_remove(&key_name).ok_or_else(|| missing(&key_name))? {
@@ -175,7 +186,7 @@ fn flatten(call: &Call) -> Result<Jinja, Error> {
     }
     let levels = call.arg_int("levels")?;
     let skip_nulls = call.arg_bool("skip_nulls", true)?;
-    let items = call.as_list(convert::maybe_unknown(call.raw_input()?)?)?;
+    let items = call.list()?;
     let mut out = Vec::new();
     into(&mut out, items, levels, skip_nulls);
     call.give(out)
