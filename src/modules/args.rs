@@ -161,20 +161,6 @@ impl<'a> Args<'a> {
             .transpose()
     }
 
-    /// Permission bits: an octal string ("0644", "644"), or the number that YAML made of 0644.
-    pub fn opt_mode(&mut self, name: &'static str) -> Result<Option<u32>, ArgError> {
-        let Some(value) = self.take(name)? else { return Ok(None) };
-        let mode = match &value {
-            Value::String(s) => u32::from_str_radix(s.trim().trim_start_matches("0o"), 8).ok(),
-            Value::Int(n) => u32::try_from(*n).ok(),
-            _ => None,
-        };
-        match mode {
-            Some(mode) if mode <= 0o7777 => Ok(Some(mode)),
-            _ => Err(wrong_type(name, "an octal mode such as \"0644\"", &value)),
-        }
-    }
-
     /// Ends the reading of arguments: what is left is unknown to the module.
     pub fn finish(self) -> Result<(), ArgError> {
         let Some(name) = self.map.keys().next() else { return Ok(()) };

@@ -12,7 +12,7 @@
 
 use super::attributes::{self, Attributes};
 use super::{Applied, Blob, Diff, Failure, Module, Needs};
-use crate::system::{Content, Fs, Meta, Owner, Stamp, SystemError, View, Writer};
+use crate::system::{Content, Fs, Meta, Owner, Stamp, SystemError, TEMPORARY, View, Writer};
 use crate::value::{Map, Value};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -81,6 +81,20 @@ impl Artifact {
 fn is_below(path: &str) -> bool {
     let plain = |part| matches!(part, Component::Normal(_));
     !path.is_empty() && !path.contains('\n') && Path::new(path).components().all(plain)
+}
+
+/// Removes what a run that was killed left of files it was receiving: they are long.
+fn sweep(directory: &Path, fs: &mut Fs) -> Result<(), Failure> {
+    let names = match fs.stat(directory)? {
+        Some(meta) if meta.is_dir() => fs.list(directory)?,
+        _ => return Ok(()),
+    };
+    for name in names.iter().filter_map(|name| name.to_str()) {
+        if name.strip_prefix(TEMPORARY).is_some_and(|random| random.len() == 6) {
+            fs.remove(&directory.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 /// What [`STAMP`] says.
@@ -161,8 +175,6 @@ impl Installed {
 pub struct State {
     /// `None`: there is none, or it cannot be read.
     record: Option<Record>,
-    /// This plan has installed it already.
-    planned: bool,
     /// For each file what is there.
     found: Vec<Found>,
     /// Recorded files that are no longer listed.
@@ -249,6 +261,7 @@ impl Module for Artifact {
     fn query(&self, view: View<'_>) -> Result<State, Failure> {
         let fs = view.fs();
         let stamp = self.dest.join(STAMP);
+        // A record that is not known is one that this plan has written.
         let (record, planned) = match fs.read_opt(&stamp) {
             Err(SystemError::Unknown) => (None, true),
             bytes => (bytes?.and_then(|bytes| Record::parse(&String::from_utf8(bytes).ok()?)), false),
@@ -275,7 +288,7 @@ impl Module for Artifact {
                 stale.push(old.path.clone());
             }
         }
-        Ok(State { record, planned, found, stale, owner: self.attributes.owner(view)? })
+        Ok(State { record, found, stale, owner: self.attributes.owner(view)? })
     }
 
     fn diff(&self, state: &State) -> Option<Change> {
@@ -329,6 +342,9 @@ impl Module for Artifact {
     ) -> Result<Applied, Failure> {
         let planning = writer.planning();
         let fs = writer.fs();
+        for file in &self.files {
+            sweep(self.at(file).parent().unwrap_or(&self.dest), fs)?;
+        }
         for path in &change.remove {
             fs.remove(&self.dest.join(path))?;
         }
@@ -489,9 +505,12 @@ mod tests {
         let mut half = needs(DIGEST, "1");
         half.blobs.retain(|blob, _| blob.member.as_deref() == Some("bin/a"));
         converge(&module, &mut System::new(Mode::Apply), &mut half).unwrap_err();
+        let left = root.path().join("opt/x/1.0/.kprov-a1B2c3");
+        fs::write(&left, "half").unwrap();
         let mut rest = needs(DIGEST, "1");
         let outcome = check_with(&module, root.path(), &mut rest);
         assert_eq!(asked(&rest), ["bin/b"]);
+        assert!(!left.exists());
         assert!(outcome.changed);
     }
 

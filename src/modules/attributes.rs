@@ -233,7 +233,8 @@ const PROVISIONAL: u32 = 0xff00_0000;
 
 /// The same number for the same name, so that a plan sees whether a file belongs to somebody already.
 fn provisional(name: &str) -> u32 {
-    name.bytes().fold(0, |sum: u32, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % 0xff_fff0 | PROVISIONAL
+    let sum = name.bytes().fold(0, |sum: u32, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    PROVISIONAL + sum % 0xff_fff0
 }
 
 /// Name and number of an owner; the name is empty where there is none, as Ansible has it.

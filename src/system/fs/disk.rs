@@ -5,8 +5,8 @@ use crate::system::{Result, SystemError};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 use sha2::{Digest, Sha256};
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -114,8 +114,7 @@ fn temporary(path: &Path, content: &Content) -> Result<TempPath> {
         Content::Blob { .. } | Content::Unknown => return Err(SystemError::Unknown),
     };
     let mut write = || -> io::Result<TempPath> {
-        // Hidden and without a suffix: directories such as /etc/sysctl.d and /etc/cni/net.d are read by pattern.
-        let mut file = tempfile::Builder::new().prefix(".kprov-").tempfile_in(directory(path))?;
+        let mut file = tempfile::Builder::new().prefix(super::TEMPORARY).tempfile_in(directory(path))?;
         io::copy(&mut source, file.as_file_mut())?;
         Ok(file.into_temp_path())
     };
@@ -134,15 +133,6 @@ fn attributes(file: &File, mode: u32, uid: u32, gid: u32) -> io::Result<()> {
     }
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.sync_all()
-}
-
-pub fn write_in_place(path: &Path, bytes: &[u8]) -> Result<()> {
-    OpenOptions::new()
-        .write(true)
-        .truncate(true)
-        .open(path)
-        .and_then(|mut file| file.write_all(bytes))
-        .map_err(failed(path))
 }
 
 pub fn mkdir(path: &Path, mode: u32, uid: u32, gid: u32) -> Result<()> {
@@ -170,7 +160,8 @@ pub fn hard_link(path: &Path, existing: &Path) -> Result<()> {
 fn replace(path: &Path, make: impl Fn(&Path) -> io::Result<()>) -> Result<()> {
     // Dropping the temporary path removes what is still under it: rename(2) does nothing between two names of one file.
     let put = || -> io::Result<()> {
-        let made = tempfile::Builder::new().prefix(".kprov-").make_in(directory(path), |temporary| make(temporary))?;
+        let made =
+            tempfile::Builder::new().prefix(super::TEMPORARY).make_in(directory(path), |temporary| make(temporary))?;
         fs::rename(made.path(), path)?;
         File::open(directory(path))?.sync_all()
     };

@@ -21,6 +21,11 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+/// How the names of files begin that are not complete yet; six random characters follow.
+///
+/// Hidden and without a suffix: directories such as /etc/sysctl.d and /etc/cni/net.d are read by pattern.
+pub const TEMPORARY: &str = ".kprov-";
+
 /// What kind of thing a path is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -297,18 +302,6 @@ impl Fs {
         self.fresh(path, 0)?;
         let staged = disk::stage(path, &content)?;
         Ok(Content::Staged { sha256: disk::sha256(&staged)?, path: staged })
-    }
-
-    /// Writes into a file that exists, without replacing it: for /proc and /sys, where each write is a request.
-    pub fn write_in_place(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {
-        if !self.exists(path)? {
-            return Err(errno(path, Errno::NOENT));
-        }
-        let at = self.walk(path, true)?;
-        match &mut self.overlay {
-            None => disk::write_in_place(path, bytes),
-            Some(overlay) => overlay.change(&at, |node| node.shape = Shape::File(Data::Bytes(bytes.into()))),
-        }
     }
 
     /// Makes a directory and the ones above it that are missing, all with this mode and owner. One that is there already

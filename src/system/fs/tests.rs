@@ -57,8 +57,6 @@ const CHANGES: &[(&str, Change)] = &[
         fs.write(&at("file"), bytes("newer"), None, NO_OWNER)
     }),
     ("copy what is not there", |fs, at| fs.write(&at("copy"), Content::CopyOf(at("absent")), None, NO_OWNER)),
-    ("write in place through a link", |fs, at| fs.write_in_place(&at("to-file"), b"x\n")),
-    ("write in place where nothing is", |fs, at| fs.write_in_place(&at("absent"), b"x\n")),
     ("make directories", |fs, at| fs.mkdir_all(&at("a/b/c"), Some(0o750), NOBODY)),
     ("make directories as they come", |fs, at| fs.mkdir_all(&at("a/b"), None, NO_OWNER)),
     ("make a directory in a set-group-ID directory", |fs, at| fs.mkdir_all(&at("group/a/b"), None, NO_OWNER)),
