@@ -28,13 +28,17 @@ pub fn distribution(node: &Node<'_>) -> Checked {
 pub fn systemd(node: &Node<'_>) -> Checked {
     let limit = node.int("minimal_systemd_version")?;
     let required = format!("systemd {} or newer as init", limit.value);
+    let mut help = "use a newer release of the distribution";
     let found = match (node.text_fact(&["ansible_service_mgr"]), node.int_fact(&["kprov", "systemd_version"])) {
         (Some("systemd"), Some(version)) if version >= limit.value => return Ok(Vec::new()),
         (Some("systemd"), Some(version)) => format!("systemd {version}"),
-        (Some(other), _) if other != "systemd" => format!("{other} as init"),
+        (Some(other), _) if other != "systemd" => {
+            help = "boot the host with systemd";
+            format!("{other} as init")
+        }
         _ => return Ok(vec![node.unknown("systemd", "kprov.systemd_version", required)]),
     };
-    Ok(vec![node.finding("systemd", found, required).limit(&limit).help("use a newer release of the distribution")])
+    Ok(vec![node.finding("systemd", found, required).limit(&limit).help(help)])
 }
 
 /// Controllers that the kubelet and runc cannot do without, and the version that the kubelet accepts.
