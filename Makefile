@@ -1,25 +1,53 @@
-# make test   everything that needs no node            make e2e    a real cluster on lab nodes
+# make test   everything that needs no node            make e2e    a real cluster on lab nodes, and what it has to do
 # make demo   the README's main job                    make bench  the numbers
 # make lint   fmt, clippy, deny
 
 SHELL := /bin/bash
-TARGET := x86_64-unknown-linux-gnu
-# A host with what is built here; outside the checkout, so that a fresh one is quick too.
-CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kprov
-LAB_ARTIFACTS ?= $(CACHE)/lab-artifacts
+# Slow to make and the same for every checkout: outside of it.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kprov
+ARTIFACTS ?= $(CACHE)/lab-artifacts
+LINE ?= 1.36
+TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 KPROV := $(CARGO_TARGET_DIR)/release/kprov
+INVENTORY := inventory/lab/inventory.ini
 
-.PHONY: build agent test e2e demo bench lint packages artifacts clean-lab
+PACKAGES := gcc pkg-config libseccomp-dev busybox-static debootstrap systemd-container iproute2 iptables openssh-client openssh-server sudo
+
+.PHONY: build agent packages artifacts demo test e2e bench lint
 
 build: agent
 	cargo build --release --bin kprov
 
-# Small and static: it runs on any Linux node of its architecture. Beside kprov, where kprov looks for it.
+# Small and static, so that it runs on any Linux of its architecture; beside kprov, where kprov looks for it.
 agent:
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile agent --no-default-features --bin kprov-agent --target $(TARGET)
 	mkdir -p $(CARGO_TARGET_DIR)/release
 	install -m 0755 $(CARGO_TARGET_DIR)/$(TARGET)/agent/kprov-agent $(CARGO_TARGET_DIR)/release/kprov-agent
 
-test:
+packages:
+	@dpkg-query -W -f '$${Status}\n' $(PACKAGES) 2>/dev/null | grep -cx 'install ok installed' | grep -qx $(words $(PACKAGES)) || \
+	    (apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q $(PACKAGES))
+
+# What a cluster is made of: upstream's releases where they can be reached, else the same programs built from their Go modules.
+artifacts: packages
+	@tests/artifacts/reachable.sh || tests/artifacts/build.sh $(ARTIFACTS) $(LINE)
+
+demo: packages
+	tests/demo.sh $(KPROV) $(INVENTORY) $(ARTIFACTS)
+
+test: packages
 	cargo test
+
+e2e: packages artifacts build
+	tests/e2e.sh $(KPROV) $(ARTIFACTS) $(LINE)
+
+bench: packages artifacts build
+	tests/bench/run.sh $(KPROV) $(ARTIFACTS)
+
+lint:
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo clippy --no-default-features --bin kprov-agent -- -D warnings
+	command -v cargo-deny >/dev/null || cargo install --locked --quiet cargo-deny
+	cargo deny --offline check bans licenses sources

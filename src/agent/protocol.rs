@@ -94,8 +94,12 @@ pub struct Task {
     /// `/var/lib/kprov/pending/`) before the change is made, so that the next run finishes what a killed one began.
     /// When planning they are remembered in memory, on top of what is on the disk.
     pub notify: Vec<String>,
-    /// This task is that handler: it runs only if the handler is pending, and clears it when it succeeded.
+    /// This task is that handler: it runs only if the handler is pending, and clears it when it succeeded. The restart of
+    /// a unit that was started after the handler was last notified is left out.
     pub handler: Option<String>,
+    /// Whether a handler that an earlier run left behind runs too: at the end of a play, when its tasks have done what that
+    /// run did not get to.
+    pub carried: bool,
     pub resource: Resource,
 }
 

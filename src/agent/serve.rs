@@ -9,7 +9,7 @@ use super::needs::{Answer, Answers, TaskNeeds, hex};
 use super::pending::Pending;
 use super::protocol::{FromAgent, Seq, Task, TaskResult, ToAgent};
 use super::tunnels::Tunnels;
-use crate::modules::Failure;
+use crate::modules::{Failure, Resource};
 use crate::pki::{self, SigningRequest};
 use crate::system::{Mode, System};
 use sha2::{Digest, Sha256};
@@ -61,7 +61,17 @@ pub fn serve(
     thread::spawn(move || sign(&requests, &signer));
     let reader = shared.clone();
     let reading = thread::spawn(move || reader.read(input, skip.as_deref(), &jobs, &signing));
-    Worker { state: state.to_owned(), shared, output, system: None, failed: HashMap::new() }.work(&queue);
+    Worker {
+        state: state.to_owned(),
+        shared,
+        output,
+        system: None,
+        clock: 0,
+        notified: HashMap::new(),
+        started: HashMap::new(),
+        failed: HashMap::new(),
+    }
+    .work(&queue);
     reading.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread panicked")))
 }
 
@@ -161,6 +171,10 @@ struct Worker {
     output: Output,
     /// The node and its notified handlers, from [`ToAgent::Begin`] on.
     system: Option<(System, Pending)>,
+    /// How many tasks have been run, and after how many a handler was last notified or a unit started.
+    clock: u64,
+    notified: HashMap<String, u64>,
+    started: HashMap<String, u64>,
     /// The epochs in which a task failed, and the task's group.
     failed: HashMap<u32, Seq>,
 }
@@ -215,9 +229,19 @@ impl Worker {
     fn run(&mut self, task: &Task) -> Result<TaskResult, Failure> {
         let (system, pending) =
             self.system.as_mut().ok_or_else(|| Failure::new("a task came before the work began (a bug in kprov)"))?;
-        if let Some(handler) = &task.handler
-            && !pending.begin(handler, task.group)?
+        if let Some(handler) = &task.handler {
+            let due = task.carried || self.notified.contains_key(handler);
+            if !due || !pending.begin(handler, task.group)? {
+                return Ok(TaskResult::NotNeeded);
+            }
+        }
+        self.clock += 1;
+        if let (Some(handler), Resource::Systemd(systemd)) = (&task.handler, &task.resource)
+            && let Some(started) = systemd.restarts().and_then(|unit| self.started.get(unit))
+            && self.notified.get(handler).is_none_or(|notified| notified < started)
         {
+            // Started since then, so it runs what the handler is for.
+            pending.end(handler, true)?;
             return Ok(TaskResult::NotNeeded);
         }
         // Without the link there is no need to say so.
@@ -243,6 +267,14 @@ impl Worker {
         }
         if let Some(handler) = &task.handler {
             pending.end(handler, result.is_ok())?;
+        }
+        if result.as_ref().map_or(true, |outcome| outcome.changed) {
+            self.notified.extend(task.notify.iter().map(|handler| (handler.clone(), self.clock)));
+        }
+        if let (Resource::Systemd(systemd), Ok(outcome)) = (&task.resource, &result)
+            && let Some(unit) = systemd.started(outcome)
+        {
+            self.started.insert(unit.to_owned(), self.clock);
         }
         result.map(TaskResult::Done)
     }

@@ -40,6 +40,13 @@ enum Evaluated {
     Unknown(String),
 }
 
+/// Which handler a task is.
+struct Handler {
+    title: String,
+    /// Runs if an earlier run left it behind, too.
+    carried: bool,
+}
+
 pub struct Driver {
     run: Arc<Run>,
     host: Arc<HostState>,
@@ -85,7 +92,7 @@ impl Driver {
                 let flow = match step {
                     Step::Task(task) => self.task(task).await,
                     Step::Block(block) => self.block(block).await,
-                    Step::FlushHandlers { index } => self.flush_handlers(*index).await,
+                    Step::FlushHandlers { index, last } => self.flush_handlers(*index, *last).await,
                     // The next task waits for it.
                     Step::Barrier { .. } => self.stopped(),
                 };
@@ -176,13 +183,13 @@ impl Driver {
         self.run_task(task, Some(node), None).await
     }
 
-    async fn flush_handlers(&mut self, index: usize) -> Flow {
+    async fn flush_handlers(&mut self, index: usize, last: bool) -> Flow {
         let run = self.run.clone();
         for handler in &run.playbook.plays[self.play].handlers {
             if self.stopped() == Flow::Failed {
                 return Flow::Failed;
             }
-            if self.run_task(handler, None, Some(handler.title())).await == Flow::Failed {
+            if self.run_task(handler, None, Some(Handler { title: handler.title(), carried: last })).await == Flow::Failed {
                 return Flow::Failed;
             }
         }
@@ -193,7 +200,7 @@ impl Driver {
     }
 
     /// Evaluates a task, sends what has to be sent, and queues it for collection.
-    async fn run_task(&mut self, task: &Arc<Task>, node: Option<NodeIndex>, handler: Option<String>) -> Flow {
+    async fn run_task(&mut self, task: &Arc<Task>, node: Option<NodeIndex>, handler: Option<Handler>) -> Flow {
         let mut base = TaskScope::of_task(&self.run, &self.host.name, self.play, self.batch, task);
         if !self.outstanding.is_empty() && self.reads_outstanding(task, &base.with([])) {
             if self.collect().await == Flow::Failed {
@@ -221,7 +228,7 @@ impl Driver {
                 Err(failure) => Verdict::Ready(Err(failure)),
                 Ok(names) => {
                     let scope = base.with(names.clone());
-                    self.item(task, &base, &scope, names, group, ignore, handler.as_deref()).await
+                    self.item(task, &base, &scope, names, group, ignore, handler.as_ref()).await
                 }
             };
             pending_items.push(Item { value: item, verdict });
@@ -321,7 +328,7 @@ impl Driver {
         names: Vec<(String, Value)>,
         group: u32,
         ignore: bool,
-        handler: Option<&str>,
+        handler: Option<&Handler>,
     ) -> Verdict {
         let mut tries = 1;
         let mut delay = Duration::ZERO;
@@ -497,7 +504,7 @@ impl Driver {
         scope: &Arc<dyn Scope>,
         group: u32,
         lenient: bool,
-        handler: Option<&str>,
+        handler: Option<&Handler>,
     ) -> Result<Verdict, Failure> {
         let delegate = match &task.keywords.delegate_to {
             None => None,
@@ -523,7 +530,8 @@ impl Driver {
                     group,
                     ignore_errors: lenient,
                     notify: self.run.handlers_of(self.play, task),
-                    handler: handler.map(str::to_owned),
+                    handler: handler.map(|handler| handler.title.clone()),
+                    carried: handler.is_some_and(|handler| handler.carried),
                     resource,
                 };
                 let receiver = link.submit(submission).await;

@@ -26,6 +26,7 @@ pub struct Submission {
     pub ignore_errors: bool,
     pub notify: Vec<String>,
     pub handler: Option<String>,
+    pub carried: bool,
     pub resource: Box<Resource>,
 }
 
@@ -149,8 +150,8 @@ impl Link {
             }
             waiting.tasks.insert(seq, sender);
         }
-        let Submission { epoch, group, ignore_errors, notify, handler, resource } = submission;
-        let task = Task { seq, epoch, group, ignore_errors, notify, handler, resource: *resource };
+        let Submission { epoch, group, ignore_errors, notify, handler, carried, resource } = submission;
+        let task = Task { seq, epoch, group, ignore_errors, notify, handler, carried, resource: *resource };
         // When the agent is gone, the reader of its answers tells all that wait.
         let _ = self.agent.send(ToAgent::Task(task)).await;
         receiver

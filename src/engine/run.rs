@@ -429,7 +429,7 @@ fn collect_steps(steps: &[Step], options: &Options, templar: &Templar, shapes: &
                     collect_steps(part, options, templar, shapes);
                 }
             }
-            Step::FlushHandlers { index } => {
+            Step::FlushHandlers { index, .. } => {
                 shapes.push(StepShape { index: *index, kind: StepKind::PerHost, title: "handlers".to_owned() })
             }
             Step::Barrier { index } => {

@@ -148,6 +148,9 @@ fn read_play(
         read_steps(list, &context, &mut counter, &mut steps);
         steps.push(counter.flush());
     }
+    if let Some(Step::FlushHandlers { last, .. }) = steps.last_mut() {
+        *last = true;
+    }
     if let Some(list) = node.get("handlers") {
         read_handlers(list, &context, &mut counter, &mut handlers);
     }

@@ -90,7 +90,7 @@ impl Counter {
     }
 
     pub fn flush(&mut self) -> Step {
-        Step::FlushHandlers { index: self.next() }
+        Step::FlushHandlers { index: self.next(), last: false }
     }
 
     /// Keeps a mistake and goes on, so that all of them are shown.
@@ -188,6 +188,7 @@ fn read_step(node: &Node, context: &Context, counter: &mut Counter, steps: &mut 
         }
         "meta" => read_meta(value, counter, steps),
         _ if super::play::is_module(module) => {
+            check_notify_fits(node, module, &keywords)?;
             let (args, free_form) = read_args(value, node.get("args"))?;
             let index = counter.next();
             let name = node.get("name").and_then(Node::as_str).map_or_else(|| module.to_owned(), str::to_owned);
@@ -216,6 +217,24 @@ fn read_step(node: &Node, context: &Context, counter: &mut Counter, steps: &mut 
             Err(error)
         }
     }
+}
+
+/// `notify` is told to the agent with the task: docs/decisions/0005-handlers.md.
+fn check_notify_fits(node: &Node, module: &str, keywords: &Keywords) -> Result<(), InputError> {
+    let Some(notify) = node.get("notify") else { return Ok(()) };
+    let dynamic = |conditions: &Option<Vec<Spanned<Value>>>| {
+        conditions.iter().flatten().any(|condition| condition.value.as_bool().is_none())
+    };
+    let reason = if !crate::modules::NAMES.contains(&module) && !matches!(module, "template" | "artifact" | "containerd_image") {
+        format!("with `{module}`, which runs on the controller,")
+    } else if keywords.delegate_to.is_some() {
+        "together with `delegate_to`".to_owned()
+    } else if dynamic(&keywords.changed_when) {
+        "together with an expression in `changed_when`".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(InputError::at(&notify.span, format!("`notify` {reason} is not supported")).help("put the work of the handler into a task with `when`"))
 }
 
 fn read_block(

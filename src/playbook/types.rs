@@ -53,6 +53,8 @@ pub enum Step {
     /// `meta: flush_handlers`, and the end of a section. `index` counts it among the tasks.
     FlushHandlers {
         index: usize,
+        /// The last one of a play also runs what an earlier run left behind.
+        last: bool,
     },
     /// `meta: barrier`: every host waits here for all others. `index` counts it among the tasks.
     Barrier {

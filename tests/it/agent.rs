@@ -382,6 +382,7 @@ fn task(seq: u32, script: &str) -> Task {
         ignore_errors: false,
         notify: Vec::new(),
         handler: None,
+        carried: false,
         resource: Resource::Command(command),
     }
 }
@@ -456,7 +457,7 @@ async fn what_a_killed_run_notified_is_run_by_the_next() {
     let target = user.target(&sshd, Connection::Openssh);
     let handler = "kubelet : Restart kubelet".to_owned();
     let notify = vec![handler.clone()];
-    let handle = |seq| Task { handler: Some(handler.clone()), ..task(seq, "echo restarted") };
+    let handle = |seq| Task { handler: Some(handler.clone()), carried: true, ..task(seq, "echo restarted") };
 
     let (agent, mut events) = launch(&target).await.unwrap();
     begin(&agent, Mode::Plan).await;
