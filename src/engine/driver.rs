@@ -189,7 +189,9 @@ impl Driver {
             if self.stopped() == Flow::Failed {
                 return Flow::Failed;
             }
-            if self.run_task(handler, None, Some(Handler { title: handler.title(), carried: last })).await == Flow::Failed {
+            if self.run_task(handler, None, Some(Handler { title: handler.title(), carried: last })).await
+                == Flow::Failed
+            {
                 return Flow::Failed;
             }
         }

@@ -26,6 +26,8 @@ pub struct ContainerdImage {
 /// A containerd that hangs must not hang a run.
 const QUERY: Duration = Duration::from_secs(30);
 const IMPORT: Duration = Duration::from_secs(600);
+/// Keeps the kubelet from removing an image that no pod uses yet: it could not be had again.
+const PINNED: &str = "io.cri-containerd.pinned=pinned";
 /// Where the archive is while it is imported: on disk, there on every system (file-hierarchy(7)).
 const STAGING: &str = "/var/tmp";
 
@@ -100,7 +102,7 @@ impl Module for ContainerdImage {
         }
         let blob = Blob { digest: self.digest.clone(), member: None };
         let (archive, _) = needs.blob(&blob, Path::new(STAGING))?;
-        let command = self.command(&["import", &archive.display().to_string()]).timeout(IMPORT);
+        let command = self.command(&["import", "--label", PINNED, &archive.display().to_string()]).timeout(IMPORT);
         let imported = writer.processes().run_unless(&command, &|| needs.cancelled());
         writer.fs().remove(&archive)?;
         if let Some(output) = imported? {
@@ -135,7 +137,7 @@ case "$4" in
     ls) [ -e "$store" ] || { echo 'ctr: failed to dial "/run/containerd/containerd.sock"' >&2; exit 1; }
         grep -Fx -- "${6#name==}" "$store" || true ;;
     import) [ -e "$store" ] || { echo 'ctr: failed to dial "/run/containerd/containerd.sock"' >&2; exit 1; }
-        cat "$5" >> "$store" ;;
+        [ "$5" = "--label" ] || exit 64; cat "$7" >> "$store" ;;
     *) exit 64 ;;
 esac
 "#;

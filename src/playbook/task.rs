@@ -225,7 +225,9 @@ fn check_notify_fits(node: &Node, module: &str, keywords: &Keywords) -> Result<(
     let dynamic = |conditions: &Option<Vec<Spanned<Value>>>| {
         conditions.iter().flatten().any(|condition| condition.value.as_bool().is_none())
     };
-    let reason = if !crate::modules::NAMES.contains(&module) && !matches!(module, "template" | "artifact" | "containerd_image") {
+    let reason = if !crate::modules::NAMES.contains(&module)
+        && !matches!(module, "template" | "artifact" | "containerd_image")
+    {
         format!("with `{module}`, which runs on the controller,")
     } else if keywords.delegate_to.is_some() {
         "together with `delegate_to`".to_owned()
@@ -234,7 +236,8 @@ fn check_notify_fits(node: &Node, module: &str, keywords: &Keywords) -> Result<(
     } else {
         return Ok(());
     };
-    Err(InputError::at(&notify.span, format!("`notify` {reason} is not supported")).help("put the work of the handler into a task with `when`"))
+    Err(InputError::at(&notify.span, format!("`notify` {reason} is not supported"))
+        .help("put the work of the handler into a task with `when`"))
 }
 
 fn read_block(
