@@ -84,6 +84,7 @@ impl Node {
             ignore_errors: false,
             notify: Vec::new(),
             handler: None,
+            carried: false,
             resource: resource.clone(),
         };
         self.agent.send(ToAgent::Task(task)).await.unwrap();
