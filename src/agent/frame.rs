@@ -162,7 +162,7 @@ mod tests {
         prop_oneof![
             any::<bool>().prop_map(|plan| ToAgent::Begin { mode: if plan { Mode::Plan } else { Mode::Apply } }),
             Just(ToAgent::Facts),
-            task().prop_map(ToAgent::Task),
+            task().prop_map(ToAgent::from),
             any::<(u32, Vec<u8>, Option<String>)>().prop_map(|(seq, bytes, last)| ToAgent::Chunk { seq, bytes, last }),
             any::<(u32, String)>().prop_map(|(seq, pem)| ToAgent::Certificate { seq, pem }),
             (id(), failure()).prop_map(|(seq, failure)| ToAgent::Refused { seq, failure }),

@@ -105,7 +105,8 @@ mod tests {
     fn survives_until_it_ran() {
         let state = tempfile::tempdir().unwrap();
         let name = "kubelet : Restart kubelet / now".to_owned();
-        assert_eq!(Pending::new(state.path(), Mode::Apply).mark(std::slice::from_ref(&name)).unwrap(), [name.clone()]);
+        let new = Pending::new(state.path(), Mode::Apply).mark(std::slice::from_ref(&name)).unwrap();
+        assert_eq!(new.len(), 1);
 
         let mut next = Pending::new(state.path(), Mode::Apply);
         assert!(next.mark(std::slice::from_ref(&name)).unwrap().is_empty());

@@ -29,7 +29,7 @@ pub enum ToAgent {
     },
     /// Asks for facts.
     Facts,
-    Task(Task),
+    Task(Box<Task>),
     /// Part of a blob that the task `seq` needs, in order; `last` carries the digest of the whole.
     Chunk {
         seq: Seq,
@@ -78,6 +78,12 @@ pub enum ToAgent {
     },
     /// Stops at the next task boundary and drops the rest.
     Cancel,
+}
+
+impl From<Task> for ToAgent {
+    fn from(task: Task) -> Self {
+        Self::Task(Box::new(task))
+    }
 }
 
 /// One task, or one item of a task's loop.

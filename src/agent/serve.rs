@@ -127,7 +127,7 @@ impl Shared {
             match message {
                 ToAgent::Begin { mode } => drop(jobs.send(Job::Begin(mode))),
                 ToAgent::Facts => drop(jobs.send(Job::Facts)),
-                ToAgent::Task(task) => drop(jobs.send(Job::Task(Box::new(task)))),
+                ToAgent::Task(task) => drop(jobs.send(Job::Task(task))),
                 ToAgent::Chunk { seq, bytes, last } => self.answers.give(seq, Answer::Chunk { bytes, last }),
                 ToAgent::Certificate { seq, pem } => self.answers.give(seq, Answer::Certificate(pem)),
                 ToAgent::Refused { seq, failure } => self.answers.give(seq, Answer::Refused(failure)),

@@ -153,7 +153,7 @@ impl Link {
         let Submission { epoch, group, ignore_errors, notify, handler, carried, resource } = submission;
         let task = Task { seq, epoch, group, ignore_errors, notify, handler, carried, resource: *resource };
         // When the agent is gone, the reader of its answers tells all that wait.
-        let _ = self.agent.send(ToAgent::Task(task)).await;
+        let _ = self.agent.send(ToAgent::from(task)).await;
         receiver
     }
 

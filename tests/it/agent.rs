@@ -1,23 +1,21 @@
-//! The real agent, started by the real client over a real session.
+//! The real agent at work: tasks, blobs, certificates, tunnels, and the ends it may come to.
 
-use crate::sshd::{Sshd, User, kill, run};
+use crate::sshd::{Sshd, User, kill};
 use kprov::agent::client::{Agent, AgentBinary, BlobSource, Events, LaunchError, Lost, OpenBlob};
 use kprov::agent::protocol::{FromAgent, Task, TaskResult, ToAgent};
+use kprov::modules::artifact::{self, Artifact, ArtifactFile};
+use kprov::modules::attributes::Attributes;
 use kprov::modules::command::Program;
 use kprov::modules::{self, Blob, Failure, Resource};
 use kprov::pki::{self, SigningRequest};
 use kprov::system::Mode;
-use kprov::transport::{Become, BoxFuture, Connection, Target, Transport, Transports};
-use kprov::vars::Secret;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use kprov::transport::{BoxFuture, Connection, Target, Transport, Transports};
+use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-static BINARY: LazyLock<AgentBinary> =
+pub static BINARY: LazyLock<AgentBinary> =
     LazyLock::new(|| AgentBinary::read(Path::new(env!("CARGO_BIN_EXE_kprov-agent"))).unwrap());
 
 /// Nothing here may hang.
@@ -25,7 +23,7 @@ pub async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), what).await.expect("hangs")
 }
 
-struct NoBlobs;
+pub struct NoBlobs;
 
 impl BlobSource for NoBlobs {
     fn open<'a>(&'a self, blob: &'a Blob) -> BoxFuture<'a, Result<OpenBlob, Failure>> {
@@ -34,246 +32,15 @@ impl BlobSource for NoBlobs {
 }
 
 pub async fn launch(target: &Target) -> Result<(Agent, Events), LaunchError> {
+    launch_with(target, Arc::new(NoBlobs)).await
+}
+
+async fn launch_with(target: &Target, blobs: Arc<dyn BlobSource>) -> Result<(Agent, Events), LaunchError> {
     soon(async {
         let session = Transports::default().connect(target).await?;
-        Agent::launch(session, target.escalation.as_ref(), &BINARY, Arc::new(NoBlobs)).await
+        Agent::launch(session, target.escalation.as_ref(), &BINARY, blobs).await
     })
     .await
-}
-
-fn escalated(target: Target, user: &str, password: Option<&str>) -> Target {
-    Target { escalation: Some(Become { user: user.to_owned(), password: password.map(Secret::new) }), ..target }
-}
-
-/// Launches, checks that the agent answers, and ends it.
-async fn answers(target: &Target) {
-    let (agent, mut events) = launch(target).await.unwrap_or_else(|error| panic!("{:?}: {error}", target.connection));
-    agent.send(ToAgent::Facts).await.unwrap();
-    assert!(matches!(soon(events.next()).await, Some(Ok(FromAgent::Facts(_)))));
-    drop(agent);
-    assert_eq!(soon(events.next()).await, None);
-}
-
-async fn failure(target: &Target) -> String {
-    match launch(target).await {
-        Ok(_) => panic!("it starts"),
-        Err(LaunchError::Connect(error)) => panic!("not a matter of the connection: {error}"),
-        Err(LaunchError::Failed(text)) => {
-            assert!(!text.contains('\n') && !text.contains(User::PASSWORD), "{text}");
-            text
-        }
-    }
-}
-
-#[tokio::test]
-async fn starts_and_ends() {
-    let sshd = Sshd::start();
-    for connection in [Connection::Openssh, Connection::Russh, Connection::Local] {
-        answers(&sshd.target(connection)).await;
-    }
-}
-
-/// Where an agent that does not run as root lies.
-fn stored(user: &User) -> PathBuf {
-    user.home.join(".local/state/kprov/agent")
-}
-
-#[tokio::test]
-async fn is_sent_once_and_replaced_when_it_is_not_itself() {
-    if !User::possible() {
-        return;
-    }
-    let sshd = Sshd::start();
-    let user = User::create(&sshd, "once");
-    let target = user.target(&sshd, Connection::Openssh);
-    let file = stored(&user).join(&BINARY.sha256).join("kprov-agent");
-    let inode = || std::fs::metadata(&file).unwrap().ino();
-
-    // An agent of another build, which is not needed any more, and start-up files that print something.
-    std::fs::create_dir_all(stored(&user).join("0123/4567")).unwrap();
-    run(Command::new("touch").args(["-d", "2 days ago"]).arg(stored(&user).join("0123")), "");
-    chown(&user, &user.home.join(".local"));
-    std::fs::write(user.home.join(".profile"), "echo welcome").unwrap();
-
-    answers(&target).await;
-    let first = inode();
-    let directory = file.parent().unwrap();
-    assert_eq!(std::fs::metadata(directory).unwrap().mode() & 0o7777, 0o700);
-    assert_eq!(std::fs::read_dir(directory).unwrap().count(), 1, "nothing but the agent");
-    assert_eq!(std::fs::read_dir(stored(&user)).unwrap().count(), 1, "the old build is gone");
-    assert_eq!(std::fs::read(&file).unwrap(), BINARY.bytes);
-
-    answers(&target).await;
-    assert_eq!(inode(), first, "sent again");
-
-    let half = &BINARY.bytes[..BINARY.bytes.len() / 2];
-    for damaged in [&b""[..], half, b"#!/bin/sh\nexec cat\n"] {
-        // A new file: a running program cannot be written to.
-        std::fs::remove_file(&file).unwrap();
-        std::fs::write(&file, damaged).unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
-        answers(&target).await;
-        assert_eq!(std::fs::read(&file).unwrap(), BINARY.bytes);
-    }
-}
-
-#[tokio::test]
-async fn half_an_agent_is_not_run() {
-    if !User::possible() {
-        return;
-    }
-    let sshd = Sshd::start();
-    let user = User::create(&sshd, "half");
-    for connection in [Connection::Openssh, Connection::Russh] {
-        let target = user.target(&sshd, connection);
-        let session = Transports::default().connect(&target).await.unwrap();
-        let mut cut = AgentBinary::read(&BINARY.path).unwrap();
-        cut.bytes.fill(0);
-        let error = soon(Agent::launch(session, None, &cut, Arc::new(NoBlobs))).await.err().unwrap();
-        assert!(error.to_string().contains("did not arrive whole"), "{error}");
-        assert_eq!(std::fs::read_dir(stored(&user).join(&BINARY.sha256)).unwrap().count(), 0, "nothing is left behind");
-    }
-}
-
-fn chown(user: &User, path: &Path) {
-    run(Command::new("chown").arg("-R").arg(&user.name).arg(path), "");
-}
-
-#[tokio::test]
-async fn for_another_machine() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut bytes = BINARY.bytes.clone();
-    bytes[18] = if bytes[18] == 183 { 62 } else { 183 };
-    std::fs::write(directory.path().join("other"), bytes).unwrap();
-    let other = AgentBinary::read(&directory.path().join("other")).unwrap();
-    let sshd = Sshd::start();
-    let session = Transports::default().connect(&sshd.target(Connection::Openssh)).await.unwrap();
-    let error = soon(Agent::launch(session, None, &other, Arc::new(NoBlobs))).await.err().unwrap();
-    assert!(error.to_string().starts_with("the host is "), "{error}");
-}
-
-#[tokio::test]
-async fn becomes_root_with_a_password() {
-    if !User::possible() {
-        return;
-    }
-    let sshd = Sshd::start();
-    let user = User::create(&sshd, "sudo");
-    user.sudoers("USER ALL=(ALL:ALL) ALL\n");
-    for connection in [Connection::Openssh, Connection::Russh] {
-        let target = user.target(&sshd, connection);
-        answers(&escalated(target.clone(), "root", Some(User::PASSWORD))).await;
-        let error = failure(&escalated(target.clone(), "root", Some("wrong"))).await;
-        assert!(error.contains("sudo refused the password"), "{error}");
-        let error = failure(&escalated(target, "root", None)).await;
-        assert!(error.contains("give it with -K"), "{error}");
-    }
-    assert!(Path::new("/var/lib/kprov/agent").join(&BINARY.sha256).exists());
-    assert!(!stored(&user).exists());
-}
-
-#[tokio::test]
-async fn a_password_that_sudo_does_not_want_goes_nowhere() {
-    if !User::possible() {
-        return;
-    }
-    let sshd = Sshd::start();
-    let user = User::create(&sshd, "free");
-    let other = User::create(&sshd, "other");
-    user.sudoers("USER ALL=(ALL:ALL) NOPASSWD: ALL\n");
-    for connection in [Connection::Openssh, Connection::Russh] {
-        let target = user.target(&sshd, connection);
-        answers(&escalated(target.clone(), "root", Some(User::PASSWORD))).await;
-        answers(&escalated(target.clone(), "root", None)).await;
-        // Twice: with and without sending the agent.
-        answers(&escalated(target.clone(), &other.name, Some(User::PASSWORD))).await;
-        answers(&escalated(target, &other.name, Some(User::PASSWORD))).await;
-    }
-    assert!(stored(&other).join(&BINARY.sha256).exists());
-}
-
-#[tokio::test]
-async fn why_sudo_does_not_go() {
-    if !User::possible() {
-        return;
-    }
-    let sshd = Sshd::start();
-    let user = User::create(&sshd, "nosudo");
-    let target = user.target(&sshd, Connection::Openssh);
-    let error = failure(&escalated(target.clone(), "root", Some(User::PASSWORD))).await;
-    assert!(error.contains("is not in the sudoers file"), "{error}");
-
-    user.sudoers("Defaults:USER requiretty\nUSER ALL=(ALL:ALL) NOPASSWD: ALL\n");
-    let error = failure(&escalated(target.clone(), "root", None)).await;
-    assert!(error.contains("requiretty"), "{error}");
-
-    user.sudoers("USER ALL=(ALL:ALL) NOPASSWD: ALL\n");
-    let error = failure(&escalated(target, "no-such-user", None)).await;
-    assert!(error.contains("unknown user"), "{error}");
-}
-
-/// A directory with nothing but these programs, for `PATH`.
-fn only(programs: &[&str]) -> TempDir {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    for program in programs {
-        symlink(Path::new("/usr/bin").join(program), directory.path().join(program)).unwrap();
-    }
-    directory
-}
-
-#[tokio::test]
-async fn what_a_host_may_lack() {
-    if !User::possible() {
-        return;
-    }
-    let path = only(&["sh", "id", "mkdir", "uname"]);
-    let sshd = Sshd::start_with("127.0.0.1", &format!("SetEnv PATH={}", path.path().display()));
-    let user = User::create(&sshd, "bare");
-    let target = user.target(&sshd, Connection::Openssh);
-    let error = failure(&target).await;
-    assert!(error.contains("no sha256sum"), "{error}");
-    let error = failure(&escalated(target, "root", None)).await;
-    assert!(error.contains("no sudo"), "{error}");
-}
-
-/// A small file system over the user's directory of agents.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn over(user: &User, options: &str) -> Self {
-        let directory = user.home.join(".local/state/kprov");
-        std::fs::create_dir_all(&directory).unwrap();
-        chown(user, &user.home.join(".local"));
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(&directory), "");
-        chown(user, &directory);
-        Self(directory)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-#[tokio::test]
-async fn a_full_disk_and_one_that_runs_nothing() {
-    if !User::possible() {
-        return;
-    }
-    let sshd = Sshd::start();
-    for connection in [Connection::Openssh, Connection::Russh] {
-        let user = User::create(&sshd, "disk");
-        let target = user.target(&sshd, connection);
-        let full = Mounted::over(&user, "size=64k");
-        let error = failure(&target).await;
-        assert!(error.contains("No space left on device"), "{error}");
-        drop(full);
-        let _inert = Mounted::over(&user, "noexec");
-        let error = failure(&target).await;
-        assert!(error.contains("noexec"), "{error}");
-    }
 }
 
 #[tokio::test]
@@ -391,7 +158,7 @@ fn task(seq: u32, script: &str) -> Task {
 async fn results(agent: &Agent, events: &mut Events, tasks: Vec<Task>) -> Vec<String> {
     let count = tasks.len();
     for task in tasks {
-        agent.send(ToAgent::Task(task)).await.unwrap();
+        agent.send(ToAgent::from(task)).await.unwrap();
     }
     let mut results = Vec::new();
     while results.len() < count {
@@ -468,7 +235,7 @@ async fn what_a_killed_run_notified_is_run_by_the_next() {
 
     begin(&agent, Mode::Apply).await;
     assert_eq!(results(&agent, &mut events, vec![handle(3)]).await, ["3: not needed"]);
-    agent.send(ToAgent::Task(Task { notify, ..task(4, "kill -9 $PPID") })).await.unwrap();
+    agent.send(ToAgent::from(Task { notify, ..task(4, "kill -9 $PPID") })).await.unwrap();
     while let Some(Ok(_)) = soon(events.next()).await {}
 
     let (agent, mut events) = launch(&target).await.unwrap();
@@ -491,8 +258,8 @@ async fn when_the_link_drops_the_task_in_hand_is_finished_and_no_other() {
             file("go").display(),
             file("first").display()
         );
-        agent.send(ToAgent::Task(task(1, &wait))).await.unwrap();
-        agent.send(ToAgent::Task(task(2, &format!("touch {}", file("second").display())))).await.unwrap();
+        agent.send(ToAgent::from(task(1, &wait))).await.unwrap();
+        agent.send(ToAgent::from(task(2, &format!("touch {}", file("second").display())))).await.unwrap();
         assert_eq!(soon(events.next()).await, Some(Ok(FromAgent::Started { seq: 1 })));
         sshd.kill_sessions();
         while let Some(Ok(_)) = soon(events.next()).await {}
@@ -536,7 +303,7 @@ async fn certificates_are_signed_beside_the_tasks() {
     begin(&agent, Mode::Apply).await;
     // A task that waits for the certificate, as one on another host would.
     let wait = format!("until [ -e {} ]; do sleep 0.01; done", path("signed"));
-    agent.send(ToAgent::Task(task(1, &wait))).await.unwrap();
+    agent.send(ToAgent::from(task(1, &wait))).await.unwrap();
 
     let signed = soon(agent.sign(request.clone())).await.unwrap();
     let authority = pki::Certificate::from_pem(&certificate).unwrap();
@@ -547,4 +314,106 @@ async fn certificates_are_signed_beside_the_tasks() {
     std::fs::write(path("signed"), "").unwrap();
     assert_eq!(soon(events.next()).await, Some(Ok(FromAgent::Started { seq: 1 })));
     assert!(matches!(soon(events.next()).await, Some(Ok(FromAgent::Done { seq: 1, result: TaskResult::Done(_) }))));
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Serves one blob; after its first bytes only when it is told to go on.
+struct OneBlob {
+    bytes: Vec<u8>,
+    sha256: String,
+    go_on: Arc<tokio::sync::Notify>,
+}
+
+impl BlobSource for OneBlob {
+    fn open<'a>(&'a self, _: &'a Blob) -> BoxFuture<'a, Result<OpenBlob, Failure>> {
+        Box::pin(async move {
+            let (mut writer, reader) = tokio::io::duplex(64 << 10);
+            let (bytes, go_on) = (self.bytes.clone(), self.go_on.clone());
+            tokio::spawn(async move {
+                let (first, rest) = bytes.split_at(bytes.len() / 2);
+                let _ = writer.write_all(first).await;
+                go_on.notified().await;
+                let _ = writer.write_all(rest).await;
+            });
+            Ok(OpenBlob { reader: Box::new(reader), sha256: self.sha256.clone() })
+        })
+    }
+}
+
+/// Installs a published file.
+fn install(seq: u32, dest: &Path, digest: &str) -> Task {
+    let file = ArtifactFile { member: None, path: "file".to_owned(), mode: 0o644 };
+    let artifact = Artifact {
+        dest: dest.to_owned(),
+        digest: format!("sha256:{digest}"),
+        files: vec![file],
+        attributes: Attributes::default(),
+    };
+    Task { resource: Resource::Artifact(artifact), ..task(seq, "") }
+}
+
+async fn failed(events: &mut Events) -> String {
+    match soon(events.next()).await {
+        Some(Ok(FromAgent::Done { result: TaskResult::Failed(failure), .. })) => failure.message,
+        other => panic!("not a failure: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_blob_is_sent_where_it_is_needed_and_nothing_waits_for_it() {
+    let sshd = Sshd::start();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let bytes: Vec<u8> = (0..20_000_000u32).map(|i| (i / 7) as u8).collect();
+    let digest = sha256(&bytes);
+    for connection in [Connection::Openssh, Connection::Russh] {
+        let directory = tempfile::tempdir().unwrap();
+        let go_on = Arc::new(tokio::sync::Notify::new());
+        let blob = OneBlob { bytes: bytes.clone(), sha256: digest.clone(), go_on: go_on.clone() };
+        let (agent, mut events) = launch_with(&sshd.target(connection), Arc::new(blob)).await.unwrap();
+        begin(&agent, Mode::Apply).await;
+        agent.send(ToAgent::from(install(1, directory.path(), &digest))).await.unwrap();
+        assert_eq!(soon(events.next()).await, Some(Ok(FromAgent::Started { seq: 1 })));
+        // The blob hangs in the middle; the rest of the wire does not.
+        drop(soon(agent.tunnel(listener.local_addr().unwrap())).await.unwrap());
+        go_on.notify_one();
+        let Some(Ok(FromAgent::Done { seq: 1, result: TaskResult::Done(outcome) })) = soon(events.next()).await else {
+            panic!("{connection:?}: not installed")
+        };
+        assert!(outcome.changed);
+        assert!(std::fs::read(directory.path().join("file")).unwrap() == bytes, "{connection:?}");
+
+        agent.send(ToAgent::from(install(2, directory.path(), &digest))).await.unwrap();
+        assert_eq!(soon(events.next()).await, Some(Ok(FromAgent::Started { seq: 2 })));
+        let Some(Ok(FromAgent::Done { result: TaskResult::Done(outcome), .. })) = soon(events.next()).await else {
+            panic!("{connection:?}: failed the second time")
+        };
+        assert!(!outcome.changed, "nobody tells it to go on: it must not be asked for again");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_or_absent_blob_installs_nothing() {
+    let sshd = Sshd::start();
+    let directory = tempfile::tempdir().unwrap();
+    let digest = sha256(b"what was published");
+    let go_on = Arc::new(tokio::sync::Notify::new());
+    go_on.notify_one();
+    let damaged = OneBlob { bytes: vec![1; 1_000_000], sha256: digest.clone(), go_on };
+    let blobs: [(Arc<dyn BlobSource>, &str); 2] =
+        [(Arc::new(damaged), "arrived damaged"), (Arc::new(NoBlobs), "is not here")];
+    for (source, expected) in blobs {
+        let (agent, mut events) = launch_with(&sshd.target(Connection::Openssh), source).await.unwrap();
+        begin(&agent, Mode::Apply).await;
+        agent.send(ToAgent::from(install(1, directory.path(), &digest))).await.unwrap();
+        assert_eq!(soon(events.next()).await, Some(Ok(FromAgent::Started { seq: 1 })));
+        let message = failed(&mut events).await;
+        assert!(message.contains(expected), "{message}");
+        let files = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let files: Vec<_> = files.filter(|name| name != artifact::STAMP).collect();
+        assert!(files.is_empty(), "{files:?}");
+    }
 }

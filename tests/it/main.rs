@@ -5,6 +5,7 @@ mod artifacts;
 mod inventory;
 mod kube;
 mod lab;
+mod launch;
 mod node;
 mod sshd;
 mod template;

@@ -87,7 +87,7 @@ impl Node {
             carried: false,
             resource: resource.clone(),
         };
-        self.agent.send(ToAgent::Task(task)).await.unwrap();
+        self.agent.send(ToAgent::from(task)).await.unwrap();
         loop {
             match soon(self.events.next()).await.unwrap().unwrap() {
                 FromAgent::Done { result: TaskResult::Done(outcome), .. } => return Ok(outcome),
