@@ -152,6 +152,7 @@ mod tests {
                 ignore_errors,
                 notify,
                 handler,
+                carried: ignore_errors,
                 resource,
             },
         )
