@@ -2,6 +2,7 @@
 
 mod agent;
 mod artifacts;
+mod cluster;
 mod inventory;
 mod kube;
 mod lab;
