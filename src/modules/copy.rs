@@ -3,11 +3,13 @@
 //! Arguments as in Ansible's `copy`, for files; directories are not copied. `template` is a `copy` of `content` that the
 //! controller rendered. A checksum is returned as `sha256`, and as Ansible's `checksum` (SHA-1).
 
-use super::attributes::{self, Mode};
+use super::attributes;
 use super::replace::{Change, Found, Held, Replace, Wanted, sha1, sha256};
 use super::{Applied, Diff, Failure, Module, Needs};
 use crate::system::{View, Writer};
-use crate::value::{Map, Value};
+use crate::value::Map;
+#[cfg(feature = "controller")]
+use crate::value::Value;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -77,7 +79,7 @@ impl Copy {
             force: args.bool("force", true)?,
             follow: args.bool("follow", false)?,
         };
-        if module.replace.attributes.mode == Some(Mode::Preserve) && !matches!(module.source, Source::Remote(_)) {
+        if module.replace.attributes.mode == Some(attributes::Mode::Preserve) && !matches!(module.source, Source::Remote(_)) {
             return Err(ArgError::new("mode", "`mode: preserve` is supported with `remote_src` only"));
         }
         args.finish()?;

@@ -38,6 +38,7 @@ pub enum FileState {
     Touch,
 }
 
+#[cfg(feature = "controller")]
 const STATES: [(&str, FileState); 6] = [
     ("absent", FileState::Absent),
     ("directory", FileState::Directory),
