@@ -4,7 +4,7 @@
 //! for with getent(1). The C library is not asked: a static one cannot load the name services. Changes are made by
 //! useradd(8), groupadd(8) and their kin, which see to locks, shadow files and subordinate ids. No passwords.
 
-use super::process::execute;
+use super::process::{PROBE_TIMEOUT, execute};
 use super::{Command, Mode, Result, SystemError};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -289,7 +289,7 @@ fn look_up<T>(
     if let Some(found) = read(database)?.lines().filter_map(parse).find(&is_wanted) {
         return Ok(Some(found));
     }
-    let output = execute(&Command::new(["getent", "--", database, key]), None)?;
+    let output = execute(&Command::new(["getent", "--", database, key]).timeout(PROBE_TIMEOUT), None)?;
     match output.code {
         // getent(1): one or more supplied key could not be found
         2 => Ok(None),

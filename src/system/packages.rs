@@ -168,8 +168,11 @@ fn apt<'a>(argv: impl IntoIterator<Item = &'a str>, names: &'a [String]) -> Resu
         let said = &output.stderr;
         if !output.success() && said.contains("dpkg --configure -a") && !configured {
             configured = true;
-            execute(&quiet(Command::new(["dpkg", "--configure", "-a", "--force-confdef", "--force-confold"])), None)?
-                .checked()?;
+            execute(
+                &quiet(Command::new(["dpkg", "--force-confdef", "--force-confold", "--configure", "--pending"])),
+                None,
+            )?
+            .checked()?;
         } else if !output.success() && said.contains("/var/lib/apt/lists/lock") && started.elapsed() < LOCK_TIMEOUT {
             // The timeout above is for dpkg's lock only.
             std::thread::sleep(Duration::from_millis(500));

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// How much of stdout and of stderr is kept, in bytes each.
 pub const MAX_OUTPUT: usize = 1 << 20;
+/// How long a program that only looks may take before something must be wrong with the node.
+pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a process group has between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 /// How often a caller's wish to stop is looked at.
@@ -162,14 +164,13 @@ pub(super) fn execute(command: &Command, stop: Option<&dyn Fn() -> bool>) -> Res
         end(&mut child);
     }
     let status = child.wait().map_err(|error| SystemError::Other(format!("cannot wait for `{program}`: {error}")))?;
-    let (stdout, stderr) = ended.map_err(|interrupted| SystemError::Program {
-        status: match interrupted {
-            Interrupted::Timeout(after) => format!("no end after {} s", after.as_secs()),
-            Interrupted::Stopped => "the run being stopped".to_owned(),
+    let (stdout, stderr) = ended.map_err(|interrupted| {
+        let why = match interrupted {
+            Interrupted::Timeout(after) => format!("it had not ended after {} s", after.as_secs()),
+            Interrupted::Stopped => "the run was stopped".to_owned(),
             Interrupted::Io(error) => error.to_string(),
-        },
-        stderr: "it was killed".to_owned(),
-        program: program.clone(),
+        };
+        SystemError::Other(format!("`{program}` was killed: {why}"))
     })?;
     let code = status.code().or_else(|| status.signal().map(|signal| -signal)).unwrap_or(-1);
     Ok(Output { code, stdout: stdout.text(), stderr: stderr.text(), program })
@@ -419,7 +420,7 @@ mod tests {
         let script = format!("(trap '' TERM; echo $$ > {}; sleep 300) & sleep 300", pid.display());
         let started = Instant::now();
         let error = run(&sh(&script).timeout(Duration::from_millis(300))).unwrap_err().to_string();
-        assert!(error.contains("no end after"), "{error}");
+        assert!(error.contains("had not ended after"), "{error}");
         assert!(started.elapsed() < GRACE + Duration::from_secs(3));
         let group: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
         let deadline = Instant::now() + Duration::from_secs(5);

@@ -7,7 +7,7 @@
 mod files;
 mod overlay;
 
-use super::process::{execute, last_lines};
+use super::process::{PROBE_TIMEOUT, execute, last_lines};
 use super::{Command, Fs, Mode, Result, SystemError};
 use overlay::Overlay;
 use std::cell::RefCell;
@@ -213,7 +213,8 @@ impl Units {
         let own = files::own_units(fs)?.into_iter().filter(|unit| !names.contains(unit));
         let asked: Vec<String> = names.iter().cloned().chain(own).collect();
         let argv = ["systemctl", "show", "--property", PROPERTIES, "--"].map(str::to_owned);
-        let output = execute(&Command::new(argv.into_iter().chain(asked.iter().cloned())), None)?.checked()?;
+        let show = Command::new(argv.into_iter().chain(asked.iter().cloned())).timeout(PROBE_TIMEOUT);
+        let output = execute(&show, None)?.checked()?;
         let units = parse_show(&output.stdout);
         if units.len() != asked.len() {
             let (asked, got) = (asked.len(), units.len());
@@ -305,7 +306,8 @@ fn failed(action: UnitAction, unit: &Unit, error: Option<SystemError>) -> System
         _ => format!("cannot {verb} {name}: it is {active_state} ({sub_state}), result {result}"),
     };
     let journal = Command::new(["journalctl", "--unit", name, "--lines=5", "--output=cat", "--no-pager", "--quiet"]);
-    let said = execute(&journal, None).map(|output| last_lines(&output.stdout, 5)).unwrap_or_default();
+    let said =
+        execute(&journal.timeout(PROBE_TIMEOUT), None).map(|output| last_lines(&output.stdout, 5)).unwrap_or_default();
     if !said.is_empty() {
         message.push_str(&format!("; its journal ends with: {said}"));
     }
@@ -318,7 +320,8 @@ fn loaded(names: &BTreeSet<String>) -> Result<BTreeSet<String>> {
         return Ok(BTreeSet::new());
     }
     let list = ["systemctl", "list-units", "--all", "--full", "--plain", "--no-legend", "--"].map(str::to_owned);
-    let output = execute(&Command::new(list.into_iter().chain(names.iter().cloned())), None)?.checked()?;
+    let list = Command::new(list.into_iter().chain(names.iter().cloned())).timeout(PROBE_TIMEOUT);
+    let output = execute(&list, None)?.checked()?;
     Ok(output.stdout.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
 }
 
