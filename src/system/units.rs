@@ -51,6 +51,8 @@ pub struct Unit {
     /// `simple`, `notify`, `oneshot`, …
     pub kind: String,
     pub remain_after_exit: bool,
+    /// When planning: the manager has it in memory, or would have.
+    pub is_loaded: bool,
 }
 
 impl Unit {
@@ -157,11 +159,17 @@ pub struct Units {
     overlay: Option<Overlay>,
     /// What was asked lately, and when that began.
     known: RefCell<Option<(Instant, HashMap<String, Unit>)>>,
+    /// When units were started or restarted, or would have been.
+    started: HashMap<String, Instant>,
 }
 
 impl Units {
     pub(super) fn new(mode: Mode) -> Self {
-        Self { overlay: (mode == Mode::Plan).then(Overlay::default), known: RefCell::default() }
+        Self {
+            overlay: (mode == Mode::Plan).then(Overlay::default),
+            known: RefCell::default(),
+            started: HashMap::new(),
+        }
     }
 
     /// Forgets what the manager said: something on the node is about to change.
@@ -192,11 +200,16 @@ impl Units {
                 Ok(unit)
             }
             Some(overlay) => {
-                let is_loaded = loaded.contains(&unit.name);
-                overlay.project(unit, is_loaded, fs)
+                unit.is_loaded = loaded.contains(&unit.name);
+                overlay.project(unit, fs)
             }
         };
         units.into_iter().map(project).collect()
+    }
+
+    /// Whether this process has started or restarted the unit after that moment.
+    pub fn started_since(&self, name: &str, moment: Instant) -> bool {
+        self.started.get(&unit_name(name)).is_some_and(|started| *started > moment)
     }
 
     /// Asks the manager, unless it was asked a moment ago.
@@ -251,7 +264,12 @@ impl Units {
     ///
     /// A failure to start carries the unit's result and the last lines of its journal.
     pub fn act(&mut self, action: UnitAction, name: &str, fs: &Fs, stop: &dyn Fn() -> bool) -> Result<()> {
-        self.request(action, name, fs, stop, &[])
+        let before = Instant::now();
+        self.request(action, name, fs, stop, &[])?;
+        if matches!(action, UnitAction::Start | UnitAction::Restart) {
+            self.started.insert(unit_name(name), before);
+        }
+        Ok(())
     }
 
     /// As [`Units::act`], but only queues it.
@@ -271,7 +289,7 @@ impl Units {
         if self.overlay.is_some() {
             let unit = self.show(&name, fs)?;
             if let Some(overlay) = &mut self.overlay {
-                overlay.act(action, &unit);
+                overlay.act(action, &unit, fs)?;
                 if action.reloads_files() {
                     overlay.daemon_reload(fs)?;
                 }

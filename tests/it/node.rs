@@ -75,6 +75,16 @@ impl Node {
     }
 
     async fn run(&mut self, resource: &Resource) -> Result<Outcome, Failure> {
+        self.run_as(resource, &[], None).await
+    }
+
+    /// Runs a task that notifies handlers, or that is a notified one.
+    async fn run_as(
+        &mut self,
+        resource: &Resource,
+        notify: &[&str],
+        handler: Option<&str>,
+    ) -> Result<Outcome, Failure> {
         self.seq += 1;
         let seq = self.seq;
         let task = Task {
@@ -82,8 +92,8 @@ impl Node {
             epoch: seq,
             group: seq,
             ignore_errors: false,
-            notify: Vec::new(),
-            handler: None,
+            notify: notify.iter().map(|name| (*name).to_owned()).collect(),
+            handler: handler.map(str::to_owned),
             carried: false,
             resource: resource.clone(),
         };
@@ -195,6 +205,29 @@ async fn units() {
 }
 
 #[tokio::test]
+async fn a_handler_restarts_only_what_runs_with_old_files() {
+    let Some(lab) = Lab::new('h') else { return };
+    lab.up(&["--nodes", "1"]);
+    let mut node = Node::connect(&lab).await;
+    let started = task("systemd", &[("name", "kprov-it"), ("state", "started"), ("daemon_reload", "yes")]);
+    let restart = task("systemd", &[("name", "kprov-it"), ("state", "restarted")]);
+    let file = |text: &str| unit_file(&notifying(text));
+    for mode in [Mode::Plan, Mode::Apply] {
+        node.begin(mode).await;
+        // The file is new, and so is the process that reads it.
+        assert!(node.run_as(&file("one"), &["Restart it"], None).await.unwrap().changed);
+        assert!(node.run(&started).await.unwrap().changed);
+        assert!(!node.run_as(&restart, &[], Some("Restart it")).await.unwrap().changed, "{mode:?}");
+        // The process is older than the file.
+        assert!(node.run_as(&file("two"), &["Restart it"], None).await.unwrap().changed);
+        assert!(node.run(&started).await.unwrap().changed);
+        assert!(node.run_as(&restart, &[], Some("Restart it")).await.unwrap().changed, "{mode:?}");
+    }
+    let pid = lab.inside("n1", "systemctl show --value -p MainPID kprov-it");
+    assert!(lab.inside("n1", &format!("tr '\\0' '\\n' < /proc/{pid}/environ")).contains("ARG=two"));
+}
+
+#[tokio::test]
 async fn units_that_fail() {
     let Some(lab) = Lab::new('f') else { return };
     lab.up(&["--nodes", "1"]);
@@ -281,8 +314,7 @@ async fn facts() {
     let facts = node.facts().await;
     let took = started.elapsed();
     assert!(took < Duration::from_secs(1), "{took:?}");
-    let get =
-        |path: &str| path.split('.').fold(Some(&facts), |value, key| value?.get(key)).cloned().unwrap_or_default();
+    let get = |path: &str| path.split('.').try_fold(&facts, |value, key| value.get(key)).cloned().unwrap_or_default();
     assert_eq!(get("ansible_memtotal_mb"), Value::Int(512));
     assert_eq!(get("ansible_default_ipv4.address"), lab.address(0).into());
     assert_eq!(get("ansible_hostname"), "n1".into());

@@ -23,6 +23,8 @@ struct Planned {
     active: Option<bool>,
     enabled: Option<bool>,
     masked: Option<bool>,
+    /// Its files as of the planned start that made the manager load it; `None`: see [`Overlay::loaded`].
+    files: Option<BTreeMap<PathBuf, File>>,
 }
 
 /// A file as far as one differs from another.
@@ -50,20 +52,28 @@ impl File {
 }
 
 impl Overlay {
-    /// The unit after all that is planned. `is_loaded`: the manager has it in memory now.
-    pub(super) fn project(&self, mut unit: Unit, is_loaded: bool, fs: &Fs) -> Result<Unit> {
+    /// The unit after all that is planned. What it says of being loaded is how it is before that.
+    pub(super) fn project(&self, mut unit: Unit, fs: &Fs) -> Result<Unit> {
+        let planned = self.units.get(&unit.name);
+        if let Some(planned) = planned {
+            unit.is_loaded = planned.keeps_loaded(&unit);
+        }
         let files = Files::find(&unit.name, fs)?;
         let mut paths: BTreeSet<&PathBuf> = files.fragment.iter().chain(&files.drop_ins).collect();
         paths.extend(unit.fragment_path.iter().chain(&unit.drop_in_paths));
         let mut changed = false;
         for path in paths {
-            changed |= File::planned(fs, path)?.differs(&self.loaded(path));
+            let loaded = match planned.and_then(|planned| planned.files.as_ref()) {
+                Some(files) => files.get(path).cloned().unwrap_or(File::Absent),
+                None => self.loaded(path),
+            };
+            changed |= File::planned(fs, path)?.differs(&loaded);
         }
         if self.loaded.is_some() {
             unit.need_daemon_reload = false;
         }
         // Of a unit that is not loaded the manager reads the files when it is asked: it cannot be behind.
-        unit.need_daemon_reload |= changed && is_loaded;
+        unit.need_daemon_reload |= changed && unit.is_loaded;
 
         match &files.fragment {
             Some(path) if !unit.exists() || changed_file(fs, path)? => {
@@ -89,7 +99,7 @@ impl Overlay {
         if changed {
             unit.drop_in_paths = files.drop_ins;
         }
-        if let Some(planned) = self.units.get(&unit.name) {
+        if let Some(planned) = planned {
             planned.project(&mut unit);
         }
         Ok(unit)
@@ -119,15 +129,21 @@ impl Overlay {
 
     pub(super) fn daemon_reload(&mut self, fs: &Fs) -> Result<()> {
         self.loaded = Some(own_contents(fs)?);
+        self.units.values_mut().for_each(|planned| planned.files = None);
         Ok(())
     }
 
-    pub(super) fn act(&mut self, action: UnitAction, unit: &Unit) {
+    pub(super) fn act(&mut self, action: UnitAction, unit: &Unit, fs: &Fs) -> Result<()> {
+        let read = |path: PathBuf| File::planned(fs, &path).map(|file| (path, file));
+        let Files { fragment, drop_ins } = Files::find(&unit.name, fs)?;
         let planned = self.units.entry(unit.name.clone()).or_default();
         match action {
             // What is started and ends by itself is down again afterwards.
             UnitAction::Start | UnitAction::Restart => {
                 planned.active = Some(unit.kind != "oneshot" || unit.remain_after_exit);
+                if !unit.is_loaded {
+                    planned.files = Some(fragment.into_iter().chain(drop_ins).map(read).collect::<Result<_>>()?);
+                }
             }
             UnitAction::Stop => planned.active = Some(false),
             UnitAction::Reload => {}
@@ -136,10 +152,20 @@ impl Overlay {
             UnitAction::Mask => planned.masked = Some(true),
             UnitAction::Unmask => planned.masked = Some(false),
         }
+        Ok(())
     }
 }
 
 impl Planned {
+    /// Whether the manager keeps the unit in memory: it is up, or the target that wants it is.
+    fn keeps_loaded(&self, unit: &Unit) -> bool {
+        let enabled = self.enabled.unwrap_or(unit.enabled() == Some(true));
+        match self.active {
+            Some(active) => active || enabled,
+            None => unit.is_loaded || enabled,
+        }
+    }
+
     fn project(&self, unit: &mut Unit) {
         // It is not there now, and an action was planned all the same: something planned will bring it.
         if !unit.exists() {
@@ -251,33 +277,33 @@ mod tests {
     #[test]
     fn a_planned_file_makes_a_unit_that_can_be_enabled_and_started() {
         let (mut overlay, fs) = planned(SERVICE);
-        let unit = overlay.project(missing(), false, &fs).unwrap();
+        let unit = overlay.project(missing(), &fs).unwrap();
         assert!(unit.exists() && unit.is_stopped() && !unit.need_daemon_reload);
         assert_eq!((unit.enabled(), unit.kind.as_str()), (Some(false), "notify"));
         assert_eq!(unit.fragment_path.as_deref(), Some(Path::new(FILE)));
 
-        overlay.act(UnitAction::Enable, &unit);
-        overlay.act(UnitAction::Start, &unit);
-        let unit = overlay.project(missing(), false, &fs).unwrap();
+        overlay.act(UnitAction::Enable, &unit, &fs).unwrap();
+        overlay.act(UnitAction::Start, &unit, &fs).unwrap();
+        let unit = overlay.project(missing(), &fs).unwrap();
         assert!(unit.is_active() && unit.enabled() == Some(true));
-        overlay.act(UnitAction::Stop, &unit);
-        overlay.act(UnitAction::Mask, &unit);
-        let unit = overlay.project(missing(), false, &fs).unwrap();
+        overlay.act(UnitAction::Stop, &unit, &fs).unwrap();
+        overlay.act(UnitAction::Mask, &unit, &fs).unwrap();
+        let unit = overlay.project(missing(), &fs).unwrap();
         assert!(unit.is_stopped() && unit.is_masked());
-        overlay.act(UnitAction::Unmask, &unit);
-        assert!(!overlay.project(missing(), false, &fs).unwrap().is_masked());
+        overlay.act(UnitAction::Unmask, &unit, &fs).unwrap();
+        assert!(!overlay.project(missing(), &fs).unwrap().is_masked());
     }
 
     #[test]
     fn nothing_is_there_without_a_file() {
-        let unit = Overlay::default().project(missing(), false, &Fs::new(Mode::Plan)).unwrap();
+        let unit = Overlay::default().project(missing(), &Fs::new(Mode::Plan)).unwrap();
         assert_eq!(unit, missing());
     }
 
     #[test]
     fn a_unit_without_install_section_is_static() {
         let (overlay, fs) = planned("[Service]\nType=oneshot\nExecStart=/bin/true\n");
-        let unit = overlay.project(missing(), false, &fs).unwrap();
+        let unit = overlay.project(missing(), &fs).unwrap();
         assert_eq!((unit.unit_file_state.as_str(), unit.enabled()), ("static", None));
     }
 
@@ -286,9 +312,9 @@ mod tests {
         for (remain, active) in [("no", false), ("yes", true)] {
             let text = format!("[Service]\nType=oneshot\nRemainAfterExit={remain}\nExecStart=/bin/true\n");
             let (mut overlay, fs) = planned(&text);
-            let unit = overlay.project(missing(), false, &fs).unwrap();
-            overlay.act(UnitAction::Start, &unit);
-            assert_eq!(overlay.project(missing(), false, &fs).unwrap().is_active(), active);
+            let unit = overlay.project(missing(), &fs).unwrap();
+            overlay.act(UnitAction::Start, &unit, &fs).unwrap();
+            assert_eq!(overlay.project(missing(), &fs).unwrap().is_active(), active);
         }
     }
 
@@ -298,7 +324,7 @@ mod tests {
         overlay.daemon_reload(&fs).unwrap();
         assert!(overlay.changed_units(&fs).unwrap().is_empty());
         let stale = |overlay: &Overlay, fs: &Fs, is_loaded| {
-            overlay.project(missing(), is_loaded, fs).unwrap().need_daemon_reload
+            overlay.project(Unit { is_loaded, ..missing() }, fs).unwrap().need_daemon_reload
         };
         assert!(!stale(&overlay, &fs, true));
 
@@ -317,15 +343,28 @@ mod tests {
     }
 
     #[test]
+    fn what_a_planned_start_has_loaded_becomes_stale_too() {
+        let (mut overlay, mut fs) = planned(SERVICE);
+        let unit = overlay.project(missing(), &fs).unwrap();
+        overlay.act(UnitAction::Start, &unit, &fs).unwrap();
+        assert!(!overlay.project(missing(), &fs).unwrap().need_daemon_reload);
+        write(&mut fs, FILE, &SERVICE.replace("true", "false"));
+        assert!(overlay.project(missing(), &fs).unwrap().need_daemon_reload);
+        overlay.daemon_reload(&fs).unwrap();
+        assert!(!overlay.project(missing(), &fs).unwrap().need_daemon_reload);
+    }
+
+    #[test]
     fn a_removed_file_leaves_a_loaded_unit_until_the_planned_reload() {
         let (mut overlay, mut fs) = planned(SERVICE);
         overlay.daemon_reload(&fs).unwrap();
-        let loaded = Unit { fragment_path: Some(FILE.into()), load_state: "loaded".into(), ..missing() };
+        let loaded =
+            Unit { fragment_path: Some(FILE.into()), load_state: "loaded".into(), is_loaded: true, ..missing() };
         fs.remove(Path::new(FILE)).unwrap();
-        let unit = overlay.project(loaded.clone(), true, &fs).unwrap();
+        let unit = overlay.project(loaded.clone(), &fs).unwrap();
         assert!(unit.exists() && unit.need_daemon_reload);
         overlay.daemon_reload(&fs).unwrap();
-        assert!(!overlay.project(loaded, true, &fs).unwrap().exists());
+        assert!(!overlay.project(loaded, &fs).unwrap().exists());
     }
 
     #[test]
