@@ -153,7 +153,7 @@ impl Lab {
     }
 }
 
-/// Task and host.
+/// Task (with its id) and host.
 type Changes = BTreeSet<(String, String)>;
 
 struct Cluster {
@@ -442,8 +442,10 @@ fn condition<'a>(object: &'a Value, name: &str) -> &'a str {
 }
 
 fn changes<'a>(events: impl Iterator<Item = &'a Value>) -> Changes {
-    let name = |value: &Value| value.as_str().unwrap().to_owned();
-    events.map(|event| (name(&event["task_id"]), name(&event["host"]))).collect()
+    let field = |event: &Value, name: &str| event[name].as_str().unwrap().to_owned();
+    let task =
+        |event: &Value| format!("{} {} : {}", field(event, "task_id"), field(event, "role"), field(event, "task"));
+    events.map(|event| (task(event), field(event, "host"))).collect()
 }
 
 fn recap(events: &[Value]) -> &Value {
