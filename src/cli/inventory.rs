@@ -72,10 +72,22 @@ impl SourceArgs {
         Vault::from_files(files).map_err(|error| InputError::new(error.to_string()).into())
     }
 
-    /// Reads inventory and variables, and reports warnings.
+    /// Reads the inventory as Ansible would, with its variables, and reports warnings.
     pub fn load(&self) -> Result<(Inventory, Variables), InputErrors> {
+        self.load_with(Inventory::load)
+    }
+
+    /// Reads the inventory as `kprov apply` does, which adds the groups of a cluster.
+    pub fn load_cluster(&self) -> Result<(Inventory, Variables), InputErrors> {
+        self.load_with(Inventory::load_cluster)
+    }
+
+    fn load_with(
+        &self,
+        load: impl FnOnce(&[PathBuf], &Vault) -> Result<Inventory, InputErrors>,
+    ) -> Result<(Inventory, Variables), InputErrors> {
         let vault = self.vault()?;
-        let inventory = Inventory::load(&self.inventory, &vault)?;
+        let inventory = load(&self.inventory, &vault)?;
         let variables = Variables::load(&inventory, self.playbook_dir.as_deref(), &self.extra_vars, &vault)?;
         ui::diagnostic::warn(&variables.warnings);
         Ok((inventory, variables))
@@ -165,7 +177,7 @@ fn graph(source: &SourceArgs, group: &str) -> Result<String, InputErrors> {
 }
 
 fn check(source: &SourceArgs) -> Result<String, InputErrors> {
-    let (inventory, variables) = source.load()?;
+    let (inventory, variables) = source.load_cluster()?;
     let tree = Tree::new(inventory.dirs.clone());
     let findings = vars::check(&playbook::declared(&tree)?.specs, &variables);
     ui::diagnostic::warn(&findings.warnings);
@@ -173,8 +185,8 @@ fn check(source: &SourceArgs) -> Result<String, InputErrors> {
         return Err(InputErrors(findings.errors));
     }
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    let warnings = count(variables.warnings.len() + findings.warnings.len(), "warning");
-    Ok(format!("{} in {}, {warnings}\n", count(inventory.hosts.len(), "host"), count(inventory.groups.len(), "group")))
+    let warnings = variables.warnings.len() + findings.warnings.len();
+    Ok(format!("{}, {}\n", count(inventory.hosts.len(), "host"), count(warnings, "warning")))
 }
 
 /// The variables of a host as one mapping, without those that kprov adds. A secret is not shown.

@@ -56,7 +56,7 @@ pub fn run(args: VarsArgs) -> Exit {
 
 /// The hosts that the pattern selects, each with its stack, kprov's and the roles' defaults at the bottom.
 fn stacks(args: &ListArgs) -> Result<Vec<(String, Stack)>, InputErrors> {
-    let (inventory, variables) = args.source.load()?;
+    let (inventory, variables) = args.source.load_cluster()?;
     let hosts = inventory.select(&args.host)?;
     if hosts.is_empty() {
         return Err(InputError::new(format!("no host matches `{}`", args.host)).into());

@@ -118,4 +118,10 @@ mod tests {
         assert_eq!(error("[1]"), "-e:1: expected a mapping, found a list");
         assert_eq!(error("@/nonexistent"), "cannot read /nonexistent: no such file");
     }
+    proptest::proptest! {
+        #[test]
+        fn never_panics(argument in "[a-c=@{}\\[\\]'\" \\\\:,.é-]{0,30}") {
+            let _ = read(&argument, &Vault::default(), &mut Vec::new());
+        }
+    }
 }

@@ -117,7 +117,7 @@ pub enum Level {
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::RoleDefaults => "role defaults",
+            Self::RoleDefaults => "defaults",
             Self::InventoryGroup => "inventory, group",
             Self::InventoryGroupVarsAll => "inventory group_vars/all",
             Self::PlaybookGroupVarsAll => "playbook group_vars/all",

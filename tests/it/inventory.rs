@@ -117,8 +117,33 @@ fn explain_shows_what_was_overridden_in_order() {
 fn the_check_says_what_there_is() {
     insta::assert_snapshot!(
         stdout(&case("../../inventory/sample"), &["inventory", "check", "-i", "inventory.ini"]),
-        @"3 hosts in 6 groups, 0 warnings"
+        @"3 hosts, 0 warnings"
     );
+}
+
+#[test]
+fn every_node_is_in_k8s_cluster_without_being_listed_there() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("group_vars")).unwrap();
+    std::fs::write(dir.path().join("hosts.ini"), "[kube_control_plane]\nn1\n[kube_node]\nn2\n[bastion]\nb1\n").unwrap();
+    std::fs::write(dir.path().join("group_vars/k8s_cluster.yml"), "kube_log_level: 4\n").unwrap();
+    insta::assert_snapshot!(stdout(dir.path(), &["vars", "-i", "hosts.ini"]), @r"
+    n1: kube_log_level = 4  # group_vars/k8s_cluster.yml:1 (inventory group_vars)
+    n2: kube_log_level = 4  # group_vars/k8s_cluster.yml:1 (inventory group_vars)
+    ");
+    insta::with_settings!({filters => vec![(r"cluster\.yml:\d+", "cluster.yml:N")]}, {
+    insta::assert_snapshot!(stdout(dir.path(), &["vars", "explain", "kube_log_level", "-i", "hosts.ini", "--host", "!n2"]), @r"
+    b1:
+    kube_log_level = 2
+        kprov:group_vars/all/cluster.yml:N (defaults)
+
+    n1:
+    kube_log_level = 4
+        group_vars/k8s_cluster.yml:1 (inventory group_vars)
+      overrides 2
+        kprov:group_vars/all/cluster.yml:N (defaults)
+    ");
+    });
 }
 
 #[test]
