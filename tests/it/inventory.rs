@@ -131,7 +131,7 @@ fn every_node_is_in_k8s_cluster_without_being_listed_there() {
     n1: kube_log_level = 4  # group_vars/k8s_cluster.yml:1 (inventory group_vars)
     n2: kube_log_level = 4  # group_vars/k8s_cluster.yml:1 (inventory group_vars)
     ");
-    insta::with_settings!({filters => vec![(r"cluster\.yml:\d+", "cluster.yml:N")]}, {
+    insta::with_settings!({filters => vec![(r"all/cluster\.yml:\d+", "all/cluster.yml:N")]}, {
     insta::assert_snapshot!(stdout(dir.path(), &["vars", "explain", "kube_log_level", "-i", "hosts.ini", "--host", "!n2"]), @r"
     b1:
     kube_log_level = 2
