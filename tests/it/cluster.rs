@@ -287,7 +287,7 @@ impl Cluster {
                     // The address of a pod changes when its node restarts.
                     let pod = self.get(&["pod", &web(to)]);
                     let url = format!("http://{}:8080/", pod["status"]["podIP"].as_str().unwrap_or_default());
-                    succeeds(&self.in_pod(from, &["wget", "-q", "-T", "5", "-O", "-", &url]), to)
+                    succeeds(&self.in_pod(from, &["timeout", "5", "wget", "-q", "-O", "-", &url]), to)
                 });
             }
         }
@@ -325,7 +325,7 @@ impl Cluster {
             }
             // By the short name, so through the pod's search domains.
             eventually(&format!("the service's name to work on {node}"), || {
-                succeeds(&self.in_pod(node, &["wget", "-q", "-T", "5", "-O", "-", "http://web/"]), "n")
+                succeeds(&self.in_pod(node, &["timeout", "5", "wget", "-q", "-O", "-", "http://web/"]), "n")
             });
         }
     }
