@@ -125,7 +125,7 @@ impl Lab {
     fn address(&self, node: &str) -> String {
         let status = ok(&mut self.lab("status", &["--format", "json"]));
         let nodes: Vec<Value> = lines(&status);
-        nodes.iter().find(|entry| entry["node"] == node).unwrap()["address"].as_str().unwrap().to_owned()
+        nodes.iter().find(|entry| entry["name"] == node).unwrap()["address"].as_str().unwrap().to_owned()
     }
 
     /// Runs kprov on the lab's inventory. Room on the disk is the test machine's affair, not the cluster's.
