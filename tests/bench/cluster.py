@@ -24,7 +24,7 @@ def modules():
         lines = path.read_text().splitlines()
         for line, after in zip(lines, lines[1:]):
             name = re.match(r"\s*- name: (.*)", line)
-            module = re.match(r"\s+([a-z_.]+):", after)
+            module = re.match(r"\s+([a-z0-9_.]+):", after)
             if name and module:
                 pattern = ".*".join(re.escape(part) for part in re.split(r"{{.*?}}", name[1].strip("\"'")))
                 found.append((path.parts[-3], re.compile(pattern), module[1]))
