@@ -4,6 +4,7 @@ use super::host::HostState;
 use super::run::Run;
 use crate::agent::client::{Agent, Events};
 use crate::agent::protocol::{FromAgent, Seq, Task, TaskResult, ToAgent};
+use crate::modules::certificate::Certificate;
 use crate::modules::{Failure, Resource};
 use crate::value::Value;
 use std::collections::HashMap;
@@ -42,6 +43,8 @@ pub struct Link {
 #[derive(Default)]
 struct Waiting {
     tasks: HashMap<Seq, oneshot::Sender<Reply>>,
+    /// What each task that may ask for a certificate was told to ask for.
+    certificates: HashMap<Seq, Certificate>,
     facts: Vec<oneshot::Sender<Result<Value, Failure>>>,
     lost: Option<String>,
 }
@@ -72,7 +75,9 @@ impl Link {
     fn route(self: &Arc<Self>, run: &Arc<Run>, message: FromAgent) {
         match message {
             FromAgent::Done { seq, result } => {
-                if let Some(sender) = self.lock().tasks.remove(&seq) {
+                let mut waiting = self.lock();
+                waiting.certificates.remove(&seq);
+                if let Some(sender) = waiting.tasks.remove(&seq) {
                     let _ = sender.send(Reply::Result(result));
                 }
             }
@@ -84,8 +89,18 @@ impl Link {
             }
             FromAgent::NeedCertificate { seq, signer, request } => {
                 let (link, run) = (self.clone(), run.clone());
+                // A node gets the certificates that its tasks are for, and no other.
+                let asked = self.lock().certificates.get(&seq).cloned();
+                let allowed = match asked {
+                    Some(certificate) => certificate.check_request(&signer, &request),
+                    None => Err(Failure::new("no task of this host asks for a certificate")),
+                };
                 tokio::spawn(async move {
-                    let answer = match link.sign(&run, &signer, request).await {
+                    let signed = match allowed {
+                        Ok(()) => link.sign(&run, &signer, request).await,
+                        Err(failure) => Err(failure),
+                    };
+                    let answer = match signed {
                         Ok(pem) => ToAgent::Certificate { seq, pem },
                         Err(failure) => ToAgent::Refused { seq, failure },
                     };
@@ -149,6 +164,9 @@ impl Link {
                 return receiver;
             }
             waiting.tasks.insert(seq, sender);
+            if let Resource::Certificate(certificate) = &*submission.resource {
+                waiting.certificates.insert(seq, certificate.clone());
+            }
         }
         let Submission { epoch, group, ignore_errors, notify, handler, carried, resource } = submission;
         let task = Task { seq, epoch, group, ignore_errors, notify, handler, carried, resource: *resource };
