@@ -26,6 +26,9 @@ pub fn required_groups(cluster: &Cluster<'_>) -> Checked {
     Ok(findings)
 }
 
+/// The check of [`single_control_plane`].
+pub const SINGLE: &str = "control plane";
+
 /// An even member adds no fault tolerance, and one more way to lose the quorum.
 /// <https://etcd.io/docs/v3.6/faq/#why-an-odd-number-of-cluster-members>
 pub fn etcd_members(cluster: &Cluster<'_>) -> Checked {
@@ -37,6 +40,19 @@ pub fn etcd_members(cluster: &Cluster<'_>) -> Checked {
         .finding("etcd members", format!("{members} hosts in the group etcd"), "an odd number")
         .help(format!("use {} or {} of them", members - 1, members + 1));
     Ok(vec![finding])
+}
+
+/// Several control-plane nodes need one authority and one address for all, which the roles do not give them yet.
+pub fn single_control_plane(cluster: &Cluster<'_>) -> Checked {
+    let mut findings = Vec::new();
+    for group in [CONTROL_PLANE, ETCD] {
+        let hosts = cluster.inventory.hosts_of(group).len();
+        if hosts > 1 {
+            let finding = cluster.finding(SINGLE, format!("{hosts} hosts in the group {group}"), "one, for now");
+            findings.push(finding.help("clusters with several are not supported yet; leave the others to kube_node"));
+        }
+    }
+    Ok(findings)
 }
 
 /// A release line that kprov knows how to install.
@@ -86,6 +102,13 @@ mod tests {
             cluster.lines_of_cluster(etcd_members)[0]
                 .contains("found 2 hosts in the group etcd, required an odd number")
         );
+    }
+
+    #[test]
+    fn several_control_planes_are_refused() {
+        assert_eq!(Fixture::three().run_cluster(single_control_plane), []);
+        let cluster = Fixture::new("[kube_control_plane]\nn1\nn2\n[etcd]\nn1\n");
+        assert!(cluster.lines_of_cluster(single_control_plane)[0].contains("found 2 hosts in the group kube_control_plane"));
     }
 
     #[test]

@@ -67,6 +67,7 @@ const OF_HOSTS: &[fn(&Node<'_>) -> Checked] = &[
 const OF_CLUSTER: &[fn(&Cluster<'_>) -> Checked] = &[
     groups::required_groups,
     groups::etcd_members,
+    groups::single_control_plane,
     groups::kubernetes_version,
     identity::names,
     identity::hostnames,
@@ -80,7 +81,7 @@ const OF_CLUSTER: &[fn(&Cluster<'_>) -> Checked] = &[
 ];
 
 /// Checks that `ignore_assert_errors` does not turn into warnings, as in Kubespray: nothing could run on such a cluster.
-const NEVER_IGNORED: &[&str] = &[ranges::RANGES, ranges::POD_RANGES, groups::VERSION, SOURCES];
+const NEVER_IGNORED: &[&str] = &[ranges::RANGES, ranges::POD_RANGES, groups::VERSION, groups::SINGLE, SOURCES];
 const SOURCES: &str = "artifacts";
 
 /// Checks everything that can be known. Without facts that is the inventory and the variables.
