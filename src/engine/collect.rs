@@ -25,8 +25,8 @@ pub enum Verdict {
     /// Sent, and would run under a condition that is only known after apply.
     Unsure(Box<Verdict>, Grade),
     Ready(Result<Outcome, Failure>),
-    /// What the agent said that is no outcome.
-    Agent(TaskResult),
+    /// The agent did nothing: an earlier task failed, or a handler was not notified.
+    Nothing,
     Lost(String),
     Skipped(String),
     /// Plan: known after that task.
@@ -50,7 +50,7 @@ impl Verdict {
             Self::Waiting(receiver) => match receiver.await {
                 Ok(Reply::Result(TaskResult::Done(outcome))) => Self::Ready(Ok(outcome)),
                 Ok(Reply::Result(TaskResult::Failed(failure))) => Self::Ready(Err(failure)),
-                Ok(Reply::Result(other)) => Self::Agent(other),
+                Ok(Reply::Result(_)) => Self::Nothing,
                 Ok(Reply::Lost(why)) => Self::Lost(why),
                 Err(_) => Self::Lost("the connection ended".to_owned()),
             },
@@ -212,7 +212,7 @@ async fn finish(run: &Arc<Run>, host: &HostState, pending: PendingTask, failed: 
                 sum.lost.get_or_insert(why);
                 Map::new()
             }
-            Verdict::Agent(_) | Verdict::Waiting(_) | Verdict::Unsure(..) => {
+            Verdict::Nothing | Verdict::Waiting(_) | Verdict::Unsure(..) => {
                 sum.silent += 1;
                 Map::new()
             }

@@ -11,7 +11,6 @@ use super::host::HostState;
 use super::link::{Link, Submission};
 use super::run::Run;
 use super::scope::{TaskScope, result_value};
-use crate::agent::protocol::TaskResult;
 use crate::modules::{Failure, Grade, Outcome};
 use crate::playbook::{Block, Loop, Step, Task};
 use crate::source::{InputError, Spanned};
@@ -546,7 +545,7 @@ impl Driver {
                 if action.touches_world() {
                     self.collector.flush().await;
                     if self.stopped() == Flow::Failed {
-                        return Ok(Verdict::Agent(TaskResult::Dropped));
+                        return Ok(Verdict::Nothing);
                     }
                 }
                 let link = delegate.unwrap_or_else(|| self.link.clone());

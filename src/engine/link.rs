@@ -204,11 +204,11 @@ pub async fn gather_facts(link: &Link, host: &HostState) -> Result<(), Failure> 
     let facts = link.facts().await?;
     let after = epoch_ms();
     let Value::Map(mut facts) = facts else { return Err(Failure::new("the agent sent facts that are no mapping")) };
-    if let Some(Value::Map(kprov)) = facts.get_mut("kprov") {
-        if let Some(there) = kprov.get("epoch_ns").and_then(Value::as_int) {
-            // The answer was made between the two readings here.
-            kprov.insert("clock_offset_ms".to_owned(), (there / 1_000_000 - before.midpoint(after)).into());
-        }
+    if let Some(Value::Map(kprov)) = facts.get_mut("kprov")
+        && let Some(there) = kprov.get("epoch_ns").and_then(Value::as_int)
+    {
+        // The answer was made between the two readings here.
+        kprov.insert("clock_offset_ms".to_owned(), (there / 1_000_000 - before.midpoint(after)).into());
     }
     host.set_facts(facts);
     Ok(())

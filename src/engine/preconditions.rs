@@ -107,10 +107,8 @@ fn fail<'a>(run: &Run, hosts: impl Iterator<Item = &'a String>, why: &str) {
 }
 
 fn outcome(run: &Run, host: &str, status: Status, message: Option<String>) {
-    if status == Status::Failed {
-        if let Some(state) = run.hosts.get(host) {
-            state.kill();
-        }
+    if let (Status::Failed, Some(state)) = (status, run.hosts.get(host)) {
+        state.kill();
     }
     run.events.send(Event::Task {
         subject: Subject {
@@ -155,6 +153,7 @@ async fn sources(run: &Arc<Run>, facts: &IndexMap<String, Value>) -> Result<Vec<
 
 /// Whether a kubelet of ours listens on the host.
 fn has_kubelet(facts: &Value) -> bool {
-    let sockets = facts.get("kprov").and_then(|kprov| kprov.get("listening")).and_then(Value::as_list).unwrap_or_default();
+    let sockets =
+        facts.get("kprov").and_then(|kprov| kprov.get("listening")).and_then(Value::as_list).unwrap_or_default();
     sockets.iter().any(|socket| socket.get("unit").and_then(Value::as_str) == Some("kubelet.service"))
 }

@@ -188,10 +188,8 @@ impl Run {
         if let Some(text) = &task.free_form {
             reads.extend(self.templar.reads_deep(&Value::String(text.clone()), scope));
         }
-        if task.module == "template" {
-            if let Some(Ok(source)) = task.args.get("src").and_then(Value::as_str).map(|src| task.files.template(src)) {
-                reads.extend(self.templar.reads_deep(&Value::String(source.text.clone()), scope));
-            }
+        if let Some(source) = template_of(task) {
+            reads.extend(self.templar.reads_deep(&Value::String(source.text.clone()), scope));
         }
         let expressions = keywords
             .when
@@ -208,10 +206,8 @@ impl Run {
                 reads.extend(self.templar.reads_deep(&Value::String(format!("{{{{ {text} }}}}")), scope));
             }
         }
-        if task.module == "debug" {
-            if let Some(name) = task.args.get("var") {
-                reads.extend(self.templar.reads_deep(&Value::String(format!("{{{{ {name} }}}}")), scope));
-            }
+        if let ("debug", Some(name)) = (task.module.as_str(), task.args.get("var")) {
+            reads.extend(self.templar.reads_deep(&Value::String(format!("{{{{ {name} }}}}")), scope));
         }
         let templates =
             keywords.loop_.iter().map(|l| &l.items.value).chain(keywords.environment.iter().map(|e| &e.value));
@@ -447,12 +443,15 @@ fn reads_other_hosts(task: &Task, templar: &Templar) -> bool {
     texts.extend(task.keywords.when.iter().map(|c| Value::String(format!("{{{{ {} }}}}", c.value))));
     texts.extend(task.keywords.loop_.iter().map(|l| l.items.value.clone()));
     texts.extend(task.keywords.vars.iter().flat_map(|layer| layer.values().map(|var| (*var.value).clone())));
-    if task.module == "template" {
-        if let Some(Ok(source)) = task.args.get("src").and_then(Value::as_str).map(|src| task.files.template(src)) {
-            texts.push(Value::String(source.text.clone()));
-        }
-    }
+    texts.extend(template_of(task).map(|source| Value::String(source.text.clone())));
     texts.iter().any(|value| reads_hostvars(value, templar))
+}
+
+/// The template that a task renders, where its name is no template itself.
+fn template_of(task: &Task) -> Option<Arc<Source>> {
+    let name = matches!(task.module.as_str(), "template" | "k8s")
+        .then(|| task.args.get("src").or(task.args.get("template")))??;
+    task.files.template(name.as_str()?).ok()
 }
 
 fn reads_hostvars(value: &Value, templar: &Templar) -> bool {

@@ -390,17 +390,13 @@ fn read_keywords(node: &Node, context: &Context) -> Result<Keywords, InputError>
             "any_errors_fatal" => keywords.any_errors_fatal = boolean(value)?,
             "environment" => keywords.environment.push(spanned(value)),
             "vars" => keywords.vars.push(layer(value, "task vars")?),
-            "become" => {
-                if !boolean(value)? {
-                    return Err(InputError::at(&value.span, "a task cannot leave the user that its host runs as")
-                        .help("`become` is decided for each host: by `-b`, `ansible_become`, or the play"));
-                }
+            "become" if !boolean(value)? => {
+                return Err(InputError::at(&value.span, "a task cannot leave the user that its host runs as")
+                    .help("`become` is decided for each host: by `-b`, `ansible_become`, or the play"));
             }
-            "become_user" => {
-                if text(value)? != "root" {
-                    return Err(InputError::at(&value.span, "`become_user` on a task is not supported")
-                        .help("set it for the host (`ansible_become_user`) or on the command line"));
-                }
+            "become_user" if text(value)? != "root" => {
+                return Err(InputError::at(&value.span, "`become_user` on a task is not supported")
+                    .help("set it for the host (`ansible_become_user`) or on the command line"));
             }
             _ => {}
         }

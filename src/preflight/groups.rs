@@ -108,7 +108,9 @@ mod tests {
     fn several_control_planes_are_refused() {
         assert_eq!(Fixture::three().run_cluster(single_control_plane), []);
         let cluster = Fixture::new("[kube_control_plane]\nn1\nn2\n[etcd]\nn1\n");
-        assert!(cluster.lines_of_cluster(single_control_plane)[0].contains("found 2 hosts in the group kube_control_plane"));
+        assert!(
+            cluster.lines_of_cluster(single_control_plane)[0].contains("found 2 hosts in the group kube_control_plane")
+        );
     }
 
     #[test]
