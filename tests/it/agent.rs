@@ -10,6 +10,7 @@ use kprov::modules::{self, Blob, Failure, Resource};
 use kprov::pki::{self, SigningRequest};
 use kprov::system::Mode;
 use kprov::transport::{BoxFuture, Connection, Target, Transport, Transports};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -69,11 +70,12 @@ async fn a_killed_agent_and_a_dead_link_are_told_apart() {
 /// The process that has connected to a listener of this process: the agent.
 fn peer(listener: &std::net::TcpListener) -> u32 {
     let (stream, address) = listener.accept().unwrap();
-    let port = format!(":{:04X} ", address.port());
+    // Columns of proc_pid_net(5): 1 local and 2 remote address, 9 the socket's number, 0 for a connection that is over.
+    let port = |address: SocketAddr| format!(":{:04X}", address.port());
+    let (near, far) = (port(address), port(listener.local_addr().unwrap()));
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    // Local address in the second column, the socket's number in the tenth; 0 for a connection that is over.
     let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let row = rows.find(|row| format!("{} ", row[1]).ends_with(&port) && row[9] != "0").unwrap();
+    let row = rows.find(|row| row[1].ends_with(&near) && row[2].ends_with(&far) && row[9] != "0").unwrap();
     let socket = format!("socket:[{}]", row[9]);
     for process in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -81,6 +83,7 @@ fn peer(listener: &std::net::TcpListener) -> u32 {
         if descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok()).any(|link| link == Path::new(&socket))
         {
             drop(stream);
+            assert_ne!(pid, std::process::id());
             return pid;
         }
     }

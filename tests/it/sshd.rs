@@ -52,9 +52,12 @@ impl Sshd {
 
     /// Stops listening and ends every session.
     pub fn stop(&mut self) {
-        self.kill_sessions();
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // Once it has ended, its number may be another process's.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.kill_sessions();
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
     }
 
     /// Ends the connections as a dying link would: the processes that hold them are killed.
