@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
 /// An answer from the controller.
 pub(super) enum Answer {
@@ -55,8 +54,6 @@ pub(super) struct TaskNeeds<'a> {
     pub(super) seq: Seq,
     pub(super) notify: &'a [String],
     pub(super) pending: &'a mut Pending,
-    /// The handler that this task is.
-    pub(super) handler: Option<&'a str>,
     /// The handlers that this task was the first to notify.
     pub(super) marked: Vec<String>,
     pub(super) output: &'a Output,
@@ -84,10 +81,6 @@ impl Needs for TaskNeeds<'_> {
     fn changing(&mut self) -> Result<(), Failure> {
         self.marked.extend(self.pending.mark(self.notify)?);
         Ok(())
-    }
-
-    fn notified_at(&self) -> Option<Instant> {
-        self.pending.notified_at(self.handler?)
     }
 
     fn blob(&mut self, blob: &Blob, near: &Path) -> Result<(PathBuf, String), Failure> {
@@ -163,7 +156,6 @@ mod tests {
             seq: 5,
             notify: &[],
             pending: &mut Pending::new(directory, Mode::Apply),
-            handler: None,
             marked: Vec::new(),
             output: &Output::new(std::io::sink()),
             answers: &answers,

@@ -11,36 +11,22 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 pub(super) struct Pending {
     directory: PathBuf,
     mode: Mode,
     planned: HashMap<String, bool>,
-    /// When tasks of this run have notified a handler, the last time.
-    notified: HashMap<String, Instant>,
     /// The handler's loop that is being run, and whether all its items so far succeeded.
     running: Option<(Seq, bool)>,
 }
 
 impl Pending {
     pub(super) fn new(state: &Path, mode: Mode) -> Self {
-        Self {
-            directory: state.join("pending"),
-            mode,
-            planned: HashMap::new(),
-            notified: HashMap::new(),
-            running: None,
-        }
+        Self { directory: state.join("pending"), mode, planned: HashMap::new(), running: None }
     }
 
     /// Remembers handlers; returns those that were not remembered before.
     pub(super) fn mark(&mut self, handlers: &[String]) -> Result<Vec<String>, Failure> {
-        self.notified.extend(handlers.iter().map(|handler| (handler.clone(), Instant::now())));
-        self.remember(handlers)
-    }
-
-    fn remember(&mut self, handlers: &[String]) -> Result<Vec<String>, Failure> {
         let mut new = Vec::new();
         for handler in handlers {
             if self.holds(handler) {
@@ -53,11 +39,6 @@ impl Pending {
             new.push(handler.clone());
         }
         Ok(new)
-    }
-
-    /// When a task of this run last notified the handler.
-    pub(super) fn notified_at(&self, handler: &str) -> Option<Instant> {
-        self.notified.get(handler).copied()
     }
 
     /// Forgets a handler.
@@ -75,7 +56,7 @@ impl Pending {
     /// Whether an item of the handler has to run. The items of one loop run together or not at all.
     pub(super) fn begin(&mut self, handler: &str, group: Seq) -> Result<bool, Failure> {
         match self.running {
-            Some((running, _)) if running == group => drop(self.remember(&[handler.to_owned()])?),
+            Some((running, _)) if running == group => drop(self.mark(&[handler.to_owned()])?),
             _ if self.holds(handler) => self.running = Some((group, true)),
             _ => return Ok(false),
         }

@@ -250,7 +250,6 @@ impl Worker {
             seq: task.seq,
             notify: &task.notify,
             pending,
-            handler: task.handler.as_deref(),
             marked: Vec::new(),
             output: &self.output,
             answers: &self.shared.answers,

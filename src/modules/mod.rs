@@ -8,7 +8,6 @@
 use crate::system::{System, SystemError, View, Writer};
 use crate::value::Map;
 use serde::{Deserialize, Serialize};
-use std::time::Instant;
 
 /// What a module does to a node. One type per module, in a file of its name.
 pub trait Module {
@@ -98,12 +97,6 @@ pub trait Needs {
     /// Is told that the task is about to change something, before it does.
     fn changing(&mut self) -> Result<(), Failure> {
         Ok(())
-    }
-
-    /// When the handler that this task is was last notified by a task of this run; `None` for other tasks, and for a
-    /// handler that an earlier run has left.
-    fn notified_at(&self) -> Option<Instant> {
-        None
     }
 
     /// Has the blob written to a new, private file in the directory `near` (so that it can be renamed into place) and

@@ -1,8 +1,7 @@
 //! `systemd`, `systemd_service`, `service`: whether a unit runs, is enabled or masked; reloading of unit files.
 //!
 //! Arguments as in Ansible's `systemd_service`. Differs from Ansible in this: `daemon_reload` reloads, and counts as a
-//! change, only where files have changed since the manager loaded them; a handler that restarts or reloads a unit does
-//! nothing if the run has started that unit after it notified the handler; a unit that is between two attempts to start is
+//! change, only where files have changed since the manager loaded them; a unit that is between two attempts to start is
 //! not `started`; a unit that fails as soon as it was started fails the task, with the end of its journal; units without
 //! an `[Install]` section are neither enabled nor disabled, and stay as they are.
 
@@ -216,15 +215,7 @@ impl Module for Systemd {
             units.daemon_reload(fs)?;
         }
         let name = self.name.as_deref().unwrap_or_default();
-        // A handler was notified, and then the unit was started for another reason: it has what the handler is about.
-        let is_fresh = needs.notified_at().is_some_and(|notified| units.started_since(name, notified))
-            && found.unit.as_ref().is_some_and(Unit::is_active);
-        let mut changed = change.daemon_reload;
         for action in change.actions {
-            if is_fresh && matches!(action, UnitAction::Restart | UnitAction::Reload) {
-                continue;
-            }
-            changed = true;
             if self.no_block {
                 units.act_later(action, name, fs)?;
             } else {
@@ -233,7 +224,7 @@ impl Module for Systemd {
         }
         let unit = self.name.as_ref().map(|name| units.show(name, fs)).transpose()?;
         let grade = if found.expected { Grade::KnownAfterApply } else { Grade::Exact };
-        Ok(Applied { result: self.result_of(unit.as_ref()), grade, changed: Some(changed) })
+        Ok(Applied { result: self.result_of(unit.as_ref()), grade, changed: None })
     }
 
     fn result(&self, found: &Found) -> Map {

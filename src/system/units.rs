@@ -159,17 +159,11 @@ pub struct Units {
     overlay: Option<Overlay>,
     /// What was asked lately, and when that began.
     known: RefCell<Option<(Instant, HashMap<String, Unit>)>>,
-    /// When units were started or restarted, or would have been.
-    started: HashMap<String, Instant>,
 }
 
 impl Units {
     pub(super) fn new(mode: Mode) -> Self {
-        Self {
-            overlay: (mode == Mode::Plan).then(Overlay::default),
-            known: RefCell::default(),
-            started: HashMap::new(),
-        }
+        Self { overlay: (mode == Mode::Plan).then(Overlay::default), known: RefCell::default() }
     }
 
     /// Forgets what the manager said: something on the node is about to change.
@@ -205,11 +199,6 @@ impl Units {
             }
         };
         units.into_iter().map(project).collect()
-    }
-
-    /// Whether this process has started or restarted the unit after that moment.
-    pub fn started_since(&self, name: &str, moment: Instant) -> bool {
-        self.started.get(&unit_name(name)).is_some_and(|started| *started > moment)
     }
 
     /// Asks the manager, unless it was asked a moment ago.
@@ -264,12 +253,7 @@ impl Units {
     ///
     /// A failure to start carries the unit's result and the last lines of its journal.
     pub fn act(&mut self, action: UnitAction, name: &str, fs: &Fs, stop: &dyn Fn() -> bool) -> Result<()> {
-        let before = Instant::now();
-        self.request(action, name, fs, stop, &[])?;
-        if matches!(action, UnitAction::Start | UnitAction::Restart) {
-            self.started.insert(unit_name(name), before);
-        }
-        Ok(())
+        self.request(action, name, fs, stop, &[])
     }
 
     /// As [`Units::act`], but only queues it.
