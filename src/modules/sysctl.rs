@@ -6,7 +6,9 @@
 
 use super::{Applied, Diff, Failure, Grade, Module, Needs};
 use crate::system::{Content, Fs, Owner, View, Writer};
-use crate::value::{Map, Value};
+use crate::value::Map;
+#[cfg(feature = "controller")]
+use crate::value::Value;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
