@@ -59,7 +59,7 @@ pub(super) fn read<T: DeserializeOwned>(input: &mut impl Read) -> io::Result<Opt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::protocol::{FromAgent, Task, TaskResult, ToAgent};
+    use crate::agent::protocol::{FromAgent, RunHeader, StepName, Task, TaskResult, ToAgent};
     use crate::modules::{Blob, Diff, Failure, Grade, Outcome, Resource};
     use crate::pki::SigningRequest;
     use crate::system::Mode;
@@ -147,6 +147,7 @@ mod tests {
         (any::<[u32; 3]>(), any::<bool>(), any::<(Vec<String>, Option<String>)>(), resource()).prop_map(
             |([seq, epoch, group], ignore_errors, (notify, handler), resource)| Task {
                 seq,
+                name: StepName { task: format!("{seq}"), item: handler.as_ref().map(|_| epoch), ..StepName::default() },
                 epoch,
                 group,
                 ignore_errors,
@@ -161,7 +162,13 @@ mod tests {
     fn to_agent() -> impl Strategy<Value = ToAgent> {
         let id = any::<u32>;
         prop_oneof![
-            any::<bool>().prop_map(|plan| ToAgent::Begin { mode: if plan { Mode::Plan } else { Mode::Apply } }),
+            any::<(bool, String, i64)>().prop_map(|(plan, id, started)| match plan {
+                true => ToAgent::Begin { mode: Mode::Plan, run: None },
+                false => {
+                    let run = RunHeader { id, started, ..RunHeader::default() };
+                    ToAgent::Begin { mode: Mode::Apply, run: Some(run) }
+                }
+            }),
             Just(ToAgent::Facts),
             task().prop_map(ToAgent::from),
             any::<(u32, Vec<u8>, Option<String>)>().prop_map(|(seq, bytes, last)| ToAgent::Chunk { seq, bytes, last }),

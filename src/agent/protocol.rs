@@ -26,6 +26,8 @@ pub enum ToAgent {
     /// Starts the work: what tasks will do from here on.
     Begin {
         mode: Mode,
+        /// The run that the work belongs to, where it is one that changes hosts.
+        run: Option<RunHeader>,
     },
     /// Asks for facts.
     Facts,
@@ -86,10 +88,38 @@ impl From<Task> for ToAgent {
     }
 }
 
+/// Who runs what on a host. Holds no values of variables, for they may be secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunHeader {
+    /// Sorts by time: `20261125T031928Z-4f2a91`.
+    pub id: String,
+    /// `USER@HOST` of the controller.
+    pub operator: String,
+    /// Seconds since 1970, by the controller's clock.
+    pub started: i64,
+    /// The verb and its flags.
+    pub command: String,
+}
+
+/// Which task it is, for the record and for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepName {
+    /// The same in plan and apply: `3.12`.
+    pub task_id: String,
+    /// "" outside of roles.
+    pub role: String,
+    pub task: String,
+    /// Which item of the task's loop, counted from 0.
+    pub item: Option<u32>,
+    /// What it does is not to be recorded or shown, only that it did something.
+    pub no_log: bool,
+}
+
 /// One task, or one item of a task's loop.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Task {
     pub seq: Seq,
+    pub name: StepName,
     /// Tasks of an epoch in which one has failed are dropped. The controller starts a new one to go on after a failure.
     pub epoch: u32,
     /// Items of one loop share a group, and run although another item has failed.

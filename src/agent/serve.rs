@@ -125,7 +125,7 @@ impl Shared {
                 Err(error) => break Err(error),
             };
             match message {
-                ToAgent::Begin { mode } => drop(jobs.send(Job::Begin(mode))),
+                ToAgent::Begin { mode, run: _ } => drop(jobs.send(Job::Begin(mode))),
                 ToAgent::Facts => drop(jobs.send(Job::Facts)),
                 ToAgent::Task(task) => drop(jobs.send(Job::Task(task))),
                 ToAgent::Chunk { seq, bytes, last } => self.answers.give(seq, Answer::Chunk { bytes, last }),

@@ -197,5 +197,26 @@ fn options(args: &RunArgs, verb: &Verb) -> Result<Options, String> {
             ..ConnectionFlags::default()
         },
         only_preconditions: verb.only_preconditions,
+        command: command(args, verb),
     })
+}
+
+/// The verb and the flags that say what is done where. Values of variables stay out: they may be secret.
+fn command(args: &RunArgs, verb: &Verb) -> String {
+    let mut words = vec![if verb.mode == Mode::Plan { "plan" } else { "apply" }.to_owned()];
+    for inventory in &args.inventory {
+        words.push(format!("-i {}", inventory.display()));
+    }
+    let flags =
+        [("--playbook", (args.playbook != "cluster").then(|| args.playbook.clone())), ("-l", args.limit.clone())];
+    let lists = [("-t", &args.tags), ("--skip-tags", &args.skip_tags)];
+    let lists = lists.into_iter().map(|(flag, list)| (flag, (!list.is_empty()).then(|| list.join(","))));
+    words.extend(flags.into_iter().chain(lists).filter_map(|(flag, value)| Some(format!("{flag} {}", value?))));
+    for extra in &args.extra_vars {
+        words.push(match extra.strip_prefix('@') {
+            Some(_) => format!("-e {extra}"),
+            None => format!("-e {}=…", extra.split_once('=').map_or("", |(name, _)| name)),
+        });
+    }
+    words.join(" ")
 }

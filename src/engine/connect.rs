@@ -56,7 +56,7 @@ pub async fn connect(run: &Arc<Run>, host: &str) -> Result<Arc<Link>, String> {
         .await
         .map_err(|e| e.to_string())?;
     // An agent that is gone by now is noticed where its answers end.
-    let _ = agent.send(ToAgent::Begin { mode: run.mode }).await;
+    let _ = agent.send(ToAgent::Begin { mode: run.mode, run: run.header.clone() }).await;
     Ok(Link::start(run.clone(), host, agent, events))
 }
 

@@ -11,6 +11,7 @@ use super::host::HostState;
 use super::link::{Link, Submission};
 use super::run::Run;
 use super::scope::{TaskScope, result_value};
+use crate::agent::protocol::StepName;
 use crate::modules::{Failure, Grade, Outcome};
 use crate::playbook::{Block, Loop, Step, Task};
 use crate::source::{InputError, Spanned};
@@ -224,12 +225,20 @@ impl Driver {
             Some(condition) => matches!(self.condition(condition, &scope), Ok(Truth::True)),
         };
         let mut pending_items = Vec::new();
-        for (item, names) in items {
+        let title = self.title(task, &scope);
+        for (number, (item, names)) in items.into_iter().enumerate() {
+            let name = StepName {
+                task_id: task.id.clone(),
+                role: task.role_name().to_owned(),
+                task: title.clone(),
+                item: looped.then_some(u32::try_from(number).unwrap_or(u32::MAX)),
+                no_log: task.keywords.no_log,
+            };
             let verdict = match names {
                 Err(failure) => Verdict::Ready(Err(failure)),
                 Ok(names) => {
                     let scope = base.with(names.clone());
-                    self.item(task, &base, &scope, names, group, ignore, handler.as_ref()).await
+                    self.item(task, name, &base, &scope, names, group, ignore, handler.as_ref()).await
                 }
             };
             pending_items.push(Item { value: item, verdict });
@@ -241,7 +250,7 @@ impl Driver {
         let failed = !ignore
             && pending_items.iter().any(|item| matches!(item.verdict, Verdict::Ready(Err(_)) | Verdict::Lost(_)));
         self.collector.push(Pending::Task(Box::new(super::collect::PendingTask {
-            title: self.title(task, &scope),
+            title,
             task: task.clone(),
             items: pending_items,
             looped,
@@ -324,6 +333,7 @@ impl Driver {
     async fn item(
         &mut self,
         task: &Arc<Task>,
+        name: StepName,
         base: &TaskScope,
         scope: &Arc<dyn Scope>,
         names: Vec<(String, Value)>,
@@ -361,7 +371,7 @@ impl Driver {
                 Ok(Evaluated::Run(prepared, grade)) => {
                     // A try that is not the last may fail without ending the epoch.
                     let lenient = ignore || tries > 0 || task.keywords.failed_when.is_some();
-                    match self.start(task, prepared, scope, group, lenient, handler).await {
+                    match self.start(task, name.clone(), prepared, scope, group, lenient, handler).await {
                         Ok(verdict) => verdict.graded(grade),
                         Err(failure) => Verdict::Ready(Err(failure)),
                     }
@@ -498,9 +508,11 @@ impl Driver {
     }
 
     /// Sends a node task to the agent of the host (or of the one it is delegated to), or runs a controller's own action.
+    #[expect(clippy::too_many_arguments, reason = "what a submission is made of")]
     async fn start(
         &mut self,
         task: &Arc<Task>,
+        name: StepName,
         prepared: Prepared,
         scope: &Arc<dyn Scope>,
         group: u32,
@@ -527,6 +539,7 @@ impl Driver {
                     None => (&self.link, self.epoch),
                 };
                 let submission = Submission {
+                    name,
                     epoch,
                     group,
                     ignore_errors: lenient,

@@ -3,7 +3,7 @@
 use super::host::HostState;
 use super::run::Run;
 use crate::agent::client::{Agent, Events};
-use crate::agent::protocol::{FromAgent, Seq, Task, TaskResult, ToAgent};
+use crate::agent::protocol::{FromAgent, Seq, StepName, Task, TaskResult, ToAgent};
 use crate::modules::certificate::Certificate;
 use crate::modules::{Failure, Resource};
 use crate::value::Value;
@@ -22,6 +22,7 @@ pub enum Reply {
 
 /// A task on its way to the agent; see [`Task`] for what the fields mean.
 pub struct Submission {
+    pub name: StepName,
     pub epoch: u32,
     pub group: Seq,
     pub ignore_errors: bool,
@@ -168,8 +169,8 @@ impl Link {
                 waiting.certificates.insert(seq, certificate.clone());
             }
         }
-        let Submission { epoch, group, ignore_errors, notify, handler, carried, resource } = submission;
-        let task = Task { seq, epoch, group, ignore_errors, notify, handler, carried, resource: *resource };
+        let Submission { name, epoch, group, ignore_errors, notify, handler, carried, resource } = submission;
+        let task = Task { seq, name, epoch, group, ignore_errors, notify, handler, carried, resource: *resource };
         // When the agent is gone, the reader of its answers tells all that wait.
         let _ = self.agent.send(ToAgent::from(task)).await;
         receiver

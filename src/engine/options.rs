@@ -25,6 +25,8 @@ pub struct Options {
     pub connection: ConnectionFlags,
     /// Stops after the preconditions (`kprov validate`).
     pub only_preconditions: bool,
+    /// The verb and its flags as typed, for the record of the run; without values of variables.
+    pub command: String,
 }
 
 impl Options {
@@ -67,6 +69,7 @@ mod tests {
             forks: 1,
             connection: ConnectionFlags::default(),
             only_preconditions: false,
+            command: String::new(),
         };
         options.selects(&own(task))
     }

@@ -8,6 +8,7 @@ use super::event::{Event, Events, Status, Subject};
 use super::host::HostState;
 use super::link::Link;
 use super::options::Options;
+use crate::agent::protocol::RunHeader;
 use crate::graph::{PlayShape, Progress, StepKind, StepShape, compile};
 use crate::inventory::Inventory;
 use crate::modules::Failure;
@@ -28,6 +29,8 @@ use tokio::task::JoinSet;
 /// A loaded run.
 pub struct Run {
     pub mode: Mode,
+    /// How nodes record the run; only of one that changes them.
+    pub header: Option<RunHeader>,
     pub options: Options,
     pub inventory: Inventory,
     pub inventory_dir: PathBuf,
@@ -90,6 +93,7 @@ impl Run {
         let progress = Progress::new(compile(&shapes));
         Ok(Arc::new(Self {
             mode: options.mode,
+            header: (options.mode == Mode::Apply).then(|| header(&options)),
             artifacts: Arc::default(),
             kube: super::actions::KubeClients::default(),
             connector: super::connect::Connector::default(),
@@ -311,6 +315,19 @@ impl Run {
             grade: crate::modules::Grade::Exact,
             took: std::time::Duration::ZERO,
         });
+    }
+}
+
+/// Names a new run.
+fn header(options: &Options) -> RunHeader {
+    let now = jiff::Timestamp::now();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    RunHeader {
+        id: format!("{}-{:06x}", now.strftime("%Y%m%dT%H%M%SZ"), now.subsec_nanosecond() >> 6 & 0xff_ffff),
+        operator: format!("{}@{host}", user.unwrap_or_else(|| "unknown".to_owned())),
+        started: now.as_second(),
+        command: options.command.clone(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::sshd::{Sshd, User, kill};
 use kprov::agent::client::{Agent, AgentBinary, BlobSource, Events, LaunchError, Lost, OpenBlob};
-use kprov::agent::protocol::{FromAgent, Task, TaskResult, ToAgent};
+use kprov::agent::protocol::{FromAgent, StepName, Task, TaskResult, ToAgent};
 use kprov::modules::artifact::{self, Artifact, ArtifactFile};
 use kprov::modules::attributes::Attributes;
 use kprov::modules::command::Program;
@@ -147,6 +147,7 @@ fn task(seq: u32, script: &str) -> Task {
     };
     Task {
         seq,
+        name: StepName::default(),
         epoch: 0,
         group: seq,
         ignore_errors: false,
@@ -179,7 +180,7 @@ async fn results(agent: &Agent, events: &mut Events, tasks: Vec<Task>) -> Vec<St
 }
 
 async fn begin(agent: &Agent, mode: Mode) {
-    agent.send(ToAgent::Begin { mode }).await.unwrap();
+    agent.send(ToAgent::Begin { mode, run: None }).await.unwrap();
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 use crate::agent::{launch, soon};
 use crate::lab::Lab;
 use kprov::agent::client::{Agent, Events};
-use kprov::agent::protocol::{FromAgent, Task, TaskResult, ToAgent};
+use kprov::agent::protocol::{FromAgent, StepName, Task, TaskResult, ToAgent};
 use kprov::modules::args::{ArgError, Args, Files};
 use kprov::modules::{self, Diff, Failure, Grade, Outcome, Resource};
 use kprov::system::Mode;
@@ -71,7 +71,7 @@ impl Node {
     }
 
     async fn begin(&self, mode: Mode) {
-        self.agent.send(ToAgent::Begin { mode }).await.unwrap();
+        self.agent.send(ToAgent::Begin { mode, run: None }).await.unwrap();
     }
 
     async fn run(&mut self, resource: &Resource) -> Result<Outcome, Failure> {
@@ -88,6 +88,7 @@ impl Node {
         let seq = self.seq;
         let task = Task {
             seq,
+            name: StepName::default(),
             epoch: seq,
             group: seq,
             ignore_errors: false,
