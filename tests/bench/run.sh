@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The numbers: a cluster on three fresh lab nodes, stage by stage, and 100 small tasks on five against ansible-core.
+# The numbers: a cluster on three fresh lab nodes, stage by stage; 100 small tasks on five against ansible-core; the drift
+# report of 100 hosts against ssh.
 #
-#   run.sh KPROV ARTIFACTS [cluster|compare]        called by `make bench`; both parts unless one is named
+#   run.sh KPROV ARTIFACTS [cluster|compare|drift]        called by `make bench`; all parts unless one is named
 set -euo pipefail
 kprov=$(realpath "$1") artifacts=$(realpath -m "$2") part=${3:-all}
 cd "$(dirname "$0")"
@@ -14,6 +15,7 @@ clean() {
     for lab in bench3 bench5; do
         [ ! -d "$dir/$lab" ] || "$kprov" lab down --name "$lab" >&2 || true
     done
+    [ ! -d "$dir/hosts" ] || ./hosts.sh down 100 "$dir/hosts" || true
     rm -rf "$dir"
 }
 trap clean EXIT
@@ -33,7 +35,7 @@ lab() {
 
 echo "machine: $(nproc) cores, $(awk '/MemTotal/ {printf "%.0f GiB", $2 / 1048576}' /proc/meminfo), load $(cut -d' ' -f1-3 /proc/loadavg); $kprov"
 
-if [ "$part" != compare ]; then
+if [ "$part" = all ] || [ "$part" = cluster ]; then
     if [ ! -f "$artifacts/SHA256SUMS" ]; then
         cannot "the cluster: no artifacts in $artifacts; \`make artifacts\` builds them"
     elif ! lab bench3 3 3G; then
@@ -45,7 +47,7 @@ if [ "$part" != compare ]; then
     rm -rf "$dir/bench3"
 fi
 
-if [ "$part" != cluster ]; then
+if [ "$part" = all ] || [ "$part" = compare ]; then
     if ! "$venv/bin/ansible" --version 2> /dev/null | grep -qF "core $ansible"; then
         python3 -m venv "$venv" && "$venv/bin/pip" install -q "ansible-core==$ansible" || rm -rf "$venv"
     fi
@@ -55,6 +57,14 @@ if [ "$part" != cluster ]; then
         cannot "the comparison: \`kprov lab up\` failed"
     else
         python3 -uB compare.py "$kprov" "$venv/bin/ansible-playbook" "$dir/bench5/inventory.ini" || status=1
+    fi
+fi
+
+if [ "$part" = all ] || [ "$part" = drift ]; then
+    if ./hosts.sh up 100 "$dir/hosts"; then
+        python3 -uB drift.py "$kprov" "$dir/hosts" 50 || status=1
+    else
+        cannot "the drift report: 100 sshd in namespaces of their own could not be started"
     fi
 fi
 exit "$status"
