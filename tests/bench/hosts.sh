@@ -59,6 +59,14 @@ up() {
             "ansible_ssh_common_args='-o UserKnownHostsFile=$dir/known_hosts'" >> "$dir/inventory.ini"
     done
     disown -a
+    for n in $(seq "$count"); do
+        for _ in $(seq 300); do
+            (: < "/dev/tcp/$subnet.$n/22") 2> /dev/null && continue 2
+            sleep 0.1
+        done
+        echo "no sshd at $subnet.$n after 30 s" >&2
+        return 1
+    done
 }
 
 "$verb"
