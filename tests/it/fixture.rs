@@ -8,6 +8,7 @@
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -72,6 +73,16 @@ impl Lab {
     /// Runs `script` as root in the node and returns its output without the last newline.
     pub fn inside(&self, node: &str, script: &str) -> String {
         ok(&mut self.lab("exec", &[node, "--", "sh", "-euc", script])).trim_end().to_owned()
+    }
+
+    /// As [`Lab::inside`], with `input` for the script to read.
+    pub fn feed(&self, node: &str, script: &str, input: &str) -> String {
+        let mut command = self.lab("exec", &[node, "--", "sh", "-euc", script]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{command:?}: {}", output.status);
+        String::from_utf8(output.stdout).unwrap()
     }
 
     pub fn address(&self, node: &str) -> String {

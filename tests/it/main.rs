@@ -3,6 +3,7 @@
 mod agent;
 mod artifacts;
 mod cluster;
+mod fidelity;
 mod fixture;
 mod inventory;
 mod kube;
@@ -12,4 +13,5 @@ mod node;
 mod sshd;
 mod template;
 mod transport;
+mod untouched;
 mod vars;
