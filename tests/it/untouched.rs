@@ -13,6 +13,7 @@ find / \( -path /proc -o -path /sys -o -path /dev \) -prune -o -type f -print0 |
 echo
 for stat in /proc/[0-9]*/stat; do
     pid=${stat%/stat}
+    [ $pid != /proc/$$ ] || continue
     # The start is the 22nd field; a command may hold blanks.
     echo ${pid#/proc/} $(sed 's/.*) //' $stat 2>/dev/null | cut -d' ' -f20) $(tr '\0' ' ' < $pid/cmdline 2>/dev/null)
 done
