@@ -2,19 +2,25 @@
 # Builds the artifacts of a cluster from the Go modules that are declared beside this script, for machines that reach a
 # Go module proxy but not the upstream release sites.
 #
-#   build.sh DIR [KUBERNETES_LINE ...]        e.g. build.sh ~/.cache/kprov/lab-artifacts 1.36
+#   build.sh DIR [MODULE ...]        e.g. build.sh ~/.cache/kprov/lab-artifacts 1.36 containerd-2.3.5
 #
-# DIR gets the layout of an artifact mirror: the upstream URL without its scheme is the path, and SHA256SUMS lists the
-# digests. What DIR already holds for the same go.mod and go.sum is not built again. Needs: go, gcc, pkg-config,
-# libseccomp-dev, busybox-static.
+# MODULE is a directory beside this script that a cluster can do without: another version of what is built in any case, or
+# Kubernetes, of which the release line is enough (1.36). DIR gets the layout of an artifact mirror: the upstream URL
+# without its scheme is the path, and SHA256SUMS lists the digests. What DIR already holds for the same go.mod and go.sum
+# is not built again. Needs: go, gcc, pkg-config, libseccomp-dev, busybox-static.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
-lines=("${@:-1.36}")
-for line in "${lines[@]}"; do
-    [ -d "$here/kubernetes-$line" ] || { echo "no module kubernetes-$line in $here" >&2; exit 1; }
+releases=() versions=()
+for module in "${@:-1.36}"; do
+    case $module in [0-9]*) module=kubernetes-$module ;; esac
+    [ -d "$here/$module" ] || { echo "no module $module in $here" >&2; exit 1; }
+    case $module in
+        kubernetes-*) releases+=("$module") ;;
+        *) versions+=("$module") ;;
+    esac
 done
 arch=$(go env GOARCH)
 work=$(mktemp -d)
@@ -60,18 +66,43 @@ image() {
 version() { (cd "$here/$1" && go list -m -f '{{.Version}}' "$2"); }
 
 kubernetes() {
-    local line=$1 module v path minor x
-    module=kubernetes-$line
+    local module=$1 v path minor x
     v=$(version "$module" k8s.io/kubernetes)
     path=dl.k8s.io/$v/kubernetes-server-linux-$arch.tar.gz
     if ! fresh "$module" "$path"; then
         mkdir -p "$work/$module/kubernetes/server/bin"
-        minor=${line#*.}
+        minor=${v#v1.} minor=${minor%.*}
         x=k8s.io/component-base/version
         (cd "$here/$module" && go build -trimpath -o "$work/$module/kubernetes/server/bin/" -ldflags "-s -w \
             -X $x.gitVersion=$v -X $x.gitMajor=1 -X $x.gitMinor=$minor -X $x.gitTreeState=clean" tool)
         archive "$path" "$work/$module" kubernetes
         rm -rf "${work:?}/$module"
+        built "$module"
+    fi
+}
+
+containerd() {
+    local module=$1 v path
+    v=$(version "$module" github.com/containerd/containerd/v2)
+    path=github.com/containerd/containerd/releases/download/$v/containerd-static-${v#v}-linux-$arch.tar.gz
+    if ! fresh "$module" "$path"; then
+        mkdir -p "$work/$module/bin"
+        (cd "$here/$module" && go build -trimpath -o "$work/$module/bin/" -ldflags "-s -w \
+            -X github.com/containerd/containerd/v2/version.Version=$v" tool)
+        archive "$path" "$work/$module" bin
+        built "$module"
+    fi
+}
+
+cni-plugins() {
+    local module=$1 v path
+    v=$(version "$module" github.com/containernetworking/plugins)
+    path=github.com/containernetworking/plugins/releases/download/$v/cni-plugins-linux-$arch-$v.tgz
+    if ! fresh "$module" "$path"; then
+        mkdir -p "$work/$module"
+        (cd "$here/$module" && go build -trimpath -o "$work/$module/" -ldflags "-s -w \
+            -X github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion=$v" tool)
+        archive "$path" "$work/$module" .
         built "$module"
     fi
 }
@@ -89,16 +120,6 @@ others() {
         built etcd
     fi
 
-    v=$(version containerd github.com/containerd/containerd/v2)
-    path=github.com/containerd/containerd/releases/download/$v/containerd-static-${v#v}-linux-$arch.tar.gz
-    if ! fresh containerd "$path"; then
-        mkdir -p "$work/containerd/bin"
-        (cd "$here/containerd" && go build -trimpath -o "$work/containerd/bin/" -ldflags "-s -w \
-            -X github.com/containerd/containerd/v2/version.Version=$v" tool)
-        archive "$path" "$work/containerd" bin
-        built containerd
-    fi
-
     v=$(version runc github.com/opencontainers/runc)
     path=github.com/opencontainers/runc/releases/download/$v/runc.$arch
     if ! fresh runc "$path"; then
@@ -107,16 +128,6 @@ others() {
             -ldflags "-s -w -linkmode external -extldflags -static -X main.version=${v#v}" github.com/opencontainers/runc)
         mv "$work/runc" "$out/$path"
         built runc
-    fi
-
-    v=$(version cni-plugins github.com/containernetworking/plugins)
-    path=github.com/containernetworking/plugins/releases/download/$v/cni-plugins-linux-$arch-$v.tgz
-    if ! fresh cni-plugins "$path"; then
-        mkdir -p "$work/cni"
-        (cd "$here/cni-plugins" && go build -trimpath -o "$work/cni/" -ldflags "-s -w \
-            -X github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion=$v" tool)
-        archive "$path" "$work/cni" .
-        built cni-plugins
     fi
 
     v=$(version coredns github.com/coredns/coredns)
@@ -150,9 +161,12 @@ others() {
 }
 
 # Two at a time: one downloads or links on one processor while the other compiles.
-for line in "${lines[@]}"; do kubernetes "$line"; done &
+for module in "${releases[@]}"; do kubernetes "$module"; done &
 first=$!
-others &
+{
+    others
+    for module in containerd cni-plugins "${versions[@]}"; do "${module%-[0-9]*}" "$module"; done
+} &
 second=$!
 wait "$first"
 wait "$second"

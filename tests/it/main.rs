@@ -3,6 +3,8 @@
 mod agent;
 mod artifacts;
 mod cluster;
+mod fidelity;
+mod fixture;
 mod inventory;
 mod kube;
 mod lab;
@@ -11,4 +13,5 @@ mod node;
 mod sshd;
 mod template;
 mod transport;
+mod untouched;
 mod vars;
