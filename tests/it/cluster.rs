@@ -1,27 +1,24 @@
 //! A whole cluster, end to end: made from nothing on lab nodes, used, damaged, repaired, and one of its nodes restarted.
 //!
-//! Real nodes, so only when asked for with `KPROV_E2E=1` (root). `KPROV` names another kprov than the one under test,
-//! `KPROV_ARTIFACTS` the directory of artifacts, `KPROV_KUBE_VERSION` another Kubernetes than the default one. What single
-//! modules do in detail is for `node.rs` and `kube.rs`.
+//! Only with `KPROV_E2E=1`; see `fixture.rs`. What single modules do in detail is for `node.rs` and `kube.rs`.
 
-#![expect(clippy::print_stdout, reason = "says why it was skipped, and how long each stage took")]
+#![expect(clippy::print_stdout, reason = "says what was done and how long it took")]
 
+use crate::fixture::*;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::fs::File;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const IMAGE: &str = "kprov.test/busybox:1";
 const IMAGE_FILE: &str = "kprov.test/busybox/1-linux-amd64.tar";
-const VERSIONS: &str = include_str!("../../group_vars/all/artifacts.yml");
 
 #[test]
 fn a_cluster_from_nothing() {
     let Some(settings) = Settings::read() else { return };
-    let lab = Lab::up(settings, "e2e", &["--memory", "3G"]);
+    let lab = Lab::up(settings, "e2e", 3, &["--memory", "3G"]);
     let cluster = Cluster::new(lab);
 
     stage("apply does what plan says", || cluster.is_made_as_planned());
@@ -39,7 +36,7 @@ fn a_cluster_from_nothing() {
 #[test]
 fn preconditions_stop_before_anything_changes() {
     let Some(settings) = Settings::read() else { return };
-    let lab = Lab::up(settings, "e2e-small", &["--memory", "n3=512M"]);
+    let lab = Lab::up(settings, "e2e-small", 3, &["--memory", "n3=512M"]);
 
     stage("a node that is too small", || {
         let (exit, events) = lab.json("apply", &[]);
@@ -62,162 +59,7 @@ fn preconditions_stop_before_anything_changes() {
     });
 }
 
-/// What the environment says.
-struct Settings {
-    kprov: PathBuf,
-    artifacts: PathBuf,
-    kube_version: String,
-}
-
-impl Settings {
-    /// `None`, with the reason printed, where real nodes were not asked for.
-    fn read() -> Option<Self> {
-        if std::env::var_os("KPROV_E2E").is_none_or(|value| value != "1") {
-            println!("skipped: set KPROV_E2E=1 to make a real cluster on this machine (needs root)");
-            return None;
-        }
-        let artifacts = std::env::var_os("KPROV_ARTIFACTS").map(PathBuf::from);
-        let default = VERSIONS.lines().find_map(|line| line.strip_prefix("kube_version: "));
-        Some(Self {
-            kprov: std::env::var_os("KPROV").map_or_else(|| env!("CARGO_BIN_EXE_kprov").into(), PathBuf::from),
-            artifacts: artifacts.expect("KPROV_ARTIFACTS names the directory that tests/artifacts/build.sh makes"),
-            kube_version: std::env::var("KPROV_KUBE_VERSION").unwrap_or_else(|_| default.unwrap().to_owned()),
-        })
-    }
-}
-
-/// Three nodes with an inventory; whatever happens, they do not outlive the test.
-struct Lab {
-    settings: Settings,
-    name: &'static str,
-    dir: tempfile::TempDir,
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let _ = self.lab("down", &[]).output();
-    }
-}
-
-impl Lab {
-    fn up(settings: Settings, name: &'static str, args: &[&str]) -> Self {
-        let lab = Self { settings, name, dir: tempfile::tempdir().unwrap() };
-        let dir = lab.inventory();
-        ok(lab.lab("up", &["--nodes", "3", "--dir", dir.to_str().unwrap()]).args(args));
-        lab
-    }
-
-    fn inventory(&self) -> PathBuf {
-        self.dir.path().join("inventory")
-    }
-
-    fn lab(&self, verb: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.settings.kprov);
-        command.args(["lab", verb, "--name", self.name]).args(args);
-        command
-    }
-
-    /// Runs `script` as root in the node and returns its output without the last newline.
-    fn inside(&self, node: &str, script: &str) -> String {
-        ok(&mut self.lab("exec", &[node, "--", "sh", "-euc", script])).trim_end().to_owned()
-    }
-
-    fn address(&self, node: &str) -> String {
-        let status = ok(&mut self.lab("status", &["--format", "json"]));
-        let nodes: Vec<Value> = lines(&status);
-        nodes.iter().find(|entry| entry["name"] == node).unwrap()["address"].as_str().unwrap().to_owned()
-    }
-
-    /// Runs kprov on the lab's inventory. Room on the disk is the test machine's affair, not the cluster's.
-    fn kprov(&self, verb: &str, args: &[&str]) -> Output {
-        let extra = json!({
-            "artifact_sources": [self.settings.artifacts],
-            "kube_version": self.settings.kube_version,
-            "kubelet_config_extra_args": {
-                "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
-                "imageGCHighThresholdPercent": 99,
-                "imageGCLowThresholdPercent": 98,
-            },
-        });
-        let mut command = Command::new(&self.settings.kprov);
-        command.arg(verb).arg("-i").arg(self.inventory().join("inventory.ini"));
-        command.args(["-e", &extra.to_string()]).args(args).output().unwrap()
-    }
-
-    /// The exit status and the events of a run.
-    fn json(&self, verb: &str, args: &[&str]) -> (i32, Vec<Value>) {
-        let output = self.kprov(verb, &[&["--format", "json"], args].concat());
-        let events = lines(&String::from_utf8_lossy(&output.stdout));
-        assert!(!events.is_empty(), "no events: {}", text(&output));
-        (output.status.code().unwrap(), events)
-    }
-}
-
-/// Task (with its id) and host.
-type Changes = BTreeSet<(String, String)>;
-
-struct Cluster {
-    lab: Lab,
-    kubectl: PathBuf,
-}
-
 impl Cluster {
-    fn new(lab: Lab) -> Self {
-        let Settings { artifacts, kube_version, .. } = &lab.settings;
-        let archive = artifacts.join(format!("dl.k8s.io/v{kube_version}/kubernetes-server-linux-amd64.tar.gz"));
-        let member = "kubernetes/server/bin/kubectl";
-        ok(Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(lab.dir.path()).arg(member));
-        Self { kubectl: lab.dir.path().join(member), lab }
-    }
-
-    /// kubectl on the test machine, as the administrator.
-    fn kubectl(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.kubectl);
-        command.arg("--kubeconfig").arg(self.lab.inventory().join("artifacts/admin.conf")).args(args);
-        command
-    }
-
-    fn get(&self, args: &[&str]) -> Value {
-        let text = ok(&mut self.kubectl(&[&["get", "-o", "json"], args].concat()));
-        serde_json::from_str(&text).unwrap()
-    }
-
-    fn create(&self, object: &Value) {
-        let file = self.lab.dir.path().join("object.json");
-        fs::write(&file, object.to_string()).unwrap();
-        ok(&mut self.kubectl(&["create", "-f", file.to_str().unwrap()]));
-    }
-
-    /// What a plan would change.
-    fn plan(&self) -> Changes {
-        let (exit, events) = self.lab.json("plan", &[]);
-        assert_eq!(exit, 0, "{}", failures(&events));
-        changes(events.iter().filter(|event| event["event"] == "change"))
-    }
-
-    /// What a run has changed; no host may fail.
-    fn apply(&self) -> Changes {
-        let (exit, events) = self.lab.json("apply", &[]);
-        assert_eq!(exit, 0, "{}", failures(&events));
-        for (host, counts) in recap(&events).as_object().unwrap() {
-            assert_eq!((&counts["failed"], &counts["unreachable"]), (&json!(0), &json!(0)), "{host}");
-        }
-        changes(events.iter().filter(|event| event["event"] == "task" && event["status"] == "changed"))
-    }
-
-    /// Plans, applies, and holds one to the other.
-    fn apply_as_planned(&self) -> Changes {
-        let planned = self.plan();
-        let changed = self.apply();
-        let only_planned: Vec<_> = planned.difference(&changed).collect();
-        let only_changed: Vec<_> = changed.difference(&planned).collect();
-        assert!(
-            only_planned.is_empty() && only_changed.is_empty(),
-            "planned but not changed: {only_planned:#?}\nchanged but not planned: {only_changed:#?}"
-        );
-        changed
-    }
-
     fn is_made_as_planned(&self) {
         let changed = self.apply_as_planned();
         println!("  {} changes", changed.len());
@@ -434,71 +276,4 @@ fn pod(name: &str, node: &str, script: &str, resources: &Value) -> Value {
             }],
         },
     })
-}
-
-fn condition<'a>(object: &'a Value, name: &str) -> &'a str {
-    let conditions = object["status"]["conditions"].as_array().map_or(&[][..], Vec::as_slice);
-    conditions.iter().find(|entry| entry["type"] == name).and_then(|entry| entry["status"].as_str()).unwrap_or("none")
-}
-
-fn changes<'a>(events: impl Iterator<Item = &'a Value>) -> Changes {
-    let field = |event: &Value, name: &str| event[name].as_str().unwrap().to_owned();
-    let task =
-        |event: &Value| format!("{} {} : {}", field(event, "task_id"), field(event, "role"), field(event, "task"));
-    events.map(|event| (task(event), field(event, "host"))).collect()
-}
-
-fn recap(events: &[Value]) -> &Value {
-    &events.iter().find(|event| event["event"] == "recap").expect("a recap")["hosts"]
-}
-
-/// Of a run, what is worth reading when it went wrong.
-fn failures(events: &[Value]) -> String {
-    let bad =
-        |event: &&Value| event["status"] == "failed" || event["status"] == "unreachable" || event["event"] == "finding";
-    events.iter().filter(bad).map(|event| format!("{event:#}\n")).collect()
-}
-
-fn lines(text: &str) -> Vec<Value> {
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-/// What a command prints; it has to succeed.
-fn ok(command: &mut Command) -> String {
-    let output = command.stderr(Stdio::piped()).output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}: {}", output.status, text(&output));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Success with `expected` in the output, for [`eventually`].
-fn succeeds(output: &Output, expected: &str) -> Result<(), String> {
-    let found = text(output);
-    if output.status.success() && found.contains(expected) {
-        Ok(())
-    } else {
-        Err(format!("{}: {found}", output.status))
-    }
-}
-
-/// Waits until there is a result; a test that hangs says what for, and what was there instead.
-fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    loop {
-        match attempt() {
-            Ok(value) => return value,
-            Err(last) => assert!(Instant::now() < deadline, "not within two minutes: {what}; last: {last}"),
-        }
-        std::thread::sleep(Duration::from_millis(250));
-    }
-}
-
-fn stage(name: &str, work: impl FnOnce()) {
-    println!("{name} …");
-    let started = Instant::now();
-    work();
-    println!("  {:.1} s", started.elapsed().as_secs_f64());
 }

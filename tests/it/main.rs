@@ -3,6 +3,7 @@
 mod agent;
 mod artifacts;
 mod cluster;
+mod fixture;
 mod inventory;
 mod kube;
 mod lab;
