@@ -3,6 +3,7 @@
 mod agent;
 mod artifacts;
 mod cluster;
+mod faults;
 mod fixture;
 mod inventory;
 mod kube;
