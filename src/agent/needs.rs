@@ -86,7 +86,7 @@ impl Needs for TaskNeeds<'_> {
     fn blob(&mut self, blob: &Blob, near: &Path) -> Result<(PathBuf, String), Failure> {
         let failed =
             |error: std::io::Error| Failure::new(format!("cannot write a file in {}: {error}", near.display()));
-        let mut file = tempfile::Builder::new().prefix(crate::system::TEMPORARY).tempfile_in(near).map_err(failed)?;
+        let mut file = crate::system::temporary_file(near).map_err(failed)?;
         let answers = self.ask(&FromAgent::NeedBlob { seq: self.seq, blob: blob.clone() })?;
         let mut digest = Sha256::new();
         loop {

@@ -1,7 +1,7 @@
 //! `kprov lab`: throwaway nodes on this machine, with an inventory for them.
 
 use super::Exit;
-use crate::lab::{self, Lab, LabError, LabName, LinkState, MemoryFor, NodeStatus, Request};
+use crate::lab::{self, Lab, LabError, LabName, LinkState, NodeStatus, Request, SizeFor};
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 use std::ffi::OsString;
@@ -11,7 +11,7 @@ use std::time::Instant;
 
 /// Throwaway nodes on this machine that behave like machines, and an inventory for them.
 ///
-/// Needs root, Linux, and on Debian the packages debootstrap, systemd-container, iproute2, iptables, openssh-client.
+/// Needs root, Linux, and on Debian the packages debootstrap, systemd-container, iproute2, iptables, openssh-client, e2fsprogs.
 #[derive(Args)]
 pub struct LabArgs {
     #[command(subcommand)]
@@ -54,7 +54,10 @@ struct UpArgs {
     nodes: Option<u32>,
     /// The memory limit of one node, or of all [default: 2G]
     #[arg(long, value_name = "[NODE=]SIZE")]
-    memory: Vec<MemoryFor>,
+    memory: Vec<SizeFor>,
+    /// How much one node, or each, can store [default: what the machine has room for]
+    #[arg(long, value_name = "[NODE=]SIZE")]
+    disk: Vec<SizeFor>,
     /// The nodes' network [default: the first free one of 10.77.0.0/24, 10.77.1.0/24, …]
     #[arg(long)]
     subnet: Option<Ipv4Net>,
@@ -144,6 +147,7 @@ fn up(args: UpArgs) -> Result<(), LabError> {
         name: args.lab.name,
         nodes: args.nodes,
         memory: args.memory,
+        disk: args.disk,
         subnet: args.subnet,
         inventory: args.dir,
     };
@@ -176,14 +180,15 @@ fn table(nodes: &[NodeStatus]) -> String {
             format!("{:?}", node.state).to_lowercase(),
             node.address.to_string(),
             node.memory.to_string(),
+            node.disk.map_or("-".into(), |disk| disk.to_string()),
             node.pid.map_or("-".into(), |pid| pid.to_string()),
             format!("{:?}", node.link).to_lowercase(),
         ]
     });
-    let head = ["LAB", "NODE", "STATE", "ADDRESS", "MEMORY", "PID", "LINK"].map(str::to_owned);
-    let rows: Vec<[String; 7]> = std::iter::once(head).chain(rows).collect();
+    let head = ["LAB", "NODE", "STATE", "ADDRESS", "MEMORY", "DISK", "PID", "LINK"].map(str::to_owned);
+    let rows: Vec<[String; 8]> = std::iter::once(head).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let line = |row: &[String; 7]| {
+    let line = |row: &[String; 8]| {
         let cells: Vec<_> =
             row.iter().enumerate().map(|(column, cell)| format!("{cell:<width$}", width = width(column))).collect();
         cells.join("  ").trim_end().to_owned() + "\n"
@@ -214,23 +219,24 @@ fn say(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::{Memory, NodeState};
+    use crate::lab::{NodeState, Size};
 
     #[test]
     fn the_table_is_aligned() {
-        let node = |name: &str, state, pid| NodeStatus {
+        let node = |name: &str, state, pid: Option<i32>| NodeStatus {
             lab: "lab".parse().unwrap(),
             name: name.into(),
             state,
             address: [10, 77, 0, 11].into(),
-            memory: Memory(512 << 20),
+            memory: Size(512 << 20),
+            disk: pid.map(|_| Size(2 << 30)),
             pid,
             link: LinkState::Up,
         };
         insta::assert_snapshot!(table(&[node("n1", NodeState::Running, Some(4711)), node("n10", NodeState::Stopped, None)]), @r"
-        LAB  NODE  STATE    ADDRESS     MEMORY  PID   LINK
-        lab  n1    running  10.77.0.11  512M    4711  up
-        lab  n10   stopped  10.77.0.11  512M    -     up
+        LAB  NODE  STATE    ADDRESS     MEMORY  DISK  PID   LINK
+        lab  n1    running  10.77.0.11  512M    2G    4711  up
+        lab  n10   stopped  10.77.0.11  512M    -     -     up
         ");
     }
 }

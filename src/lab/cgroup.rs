@@ -6,7 +6,7 @@
 //! makes `payload` (what the node sees) and `supervisor`. Sources: cgroups(7), and the kernel's admin-guide on cgroup v1
 //! and v2.
 
-use super::{LabError, Memory, mounts, mounts::Mount};
+use super::{LabError, Size, mounts, mounts::Mount};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::ErrorKind;
@@ -96,7 +96,7 @@ impl Hierarchy {
 }
 
 /// Makes the node's directories and sets its limit; also on a running node, whose limit then changes at once.
-pub fn prepare(lab: &[Hierarchy], node: &str, memory: Memory) -> Result<(), LabError> {
+pub fn prepare(lab: &[Hierarchy], node: &str, memory: Size) -> Result<(), LabError> {
     for hierarchy in lab {
         for dir in hierarchy.chain(node) {
             fs::create_dir_all(&dir).map_err(LabError::io(&dir))?;

@@ -35,6 +35,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("iptables-restore", "iptables"),
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
+    ("mkfs.ext4", "e2fsprogs"),
     ("useradd", "passwd"),
     ("apt-get", "apt"),
 ];

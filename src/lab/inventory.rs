@@ -154,12 +154,16 @@ pub fn absolute(dir: &Path) -> Result<PathBuf, LabError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::{Memory, NodeSpec};
+    use crate::lab::{NodeSpec, Size};
     use std::os::unix::fs::PermissionsExt;
 
     fn lab(dir: &Path, nodes: u8) -> Lab {
-        let node =
-            |i: u8| NodeSpec { name: format!("n{i}"), address: [10, 77, 0, 10 + i].into(), memory: Memory(1 << 30) };
+        let node = |i: u8| NodeSpec {
+            name: format!("n{i}"),
+            address: [10, 77, 0, 10 + i].into(),
+            memory: Size(1 << 30),
+            disk: None,
+        };
         Lab {
             name: "lab".parse().unwrap(),
             subnet: "10.77.0.0/24".parse().unwrap(),

@@ -1,7 +1,7 @@
 //! Throwaway nodes on this machine that behave like machines: `kprov lab`.
 //!
 //! A node is a container of systemd-nspawn with systemd as PID 1, sshd, an address and host keys of its own, cgroups of its
-//! own with a memory limit, and a disk that survives stop, start and reboot. Its link can be cut. Nothing in kprov but this
+//! own with a memory limit, and a disk that survives stop, start and reboot and can be small. Its link can be cut. Nothing in kprov but this
 //! module knows about labs: what comes out is an inventory directory like any other ([`inventory`]).
 //!
 //! Reading order: [`up`] is the table of contents; then `plan` (what was asked + what exists -> [`state::Lab`], pure),
@@ -20,17 +20,18 @@
 
 mod cgroup;
 mod command;
+mod disk;
 mod down;
 mod error;
 mod exec;
 mod inventory;
-mod memory;
 mod mounts;
 mod names;
 mod network;
 mod node;
 mod plan;
 mod rootfs;
+mod size;
 mod state;
 mod status;
 mod sysctl;
@@ -39,9 +40,9 @@ mod up;
 pub use down::down;
 pub use error::LabError;
 pub use exec::exec;
-pub use memory::{Memory, MemoryFor};
 pub use names::LabName;
 pub use plan::Request;
+pub use size::{Size, SizeFor};
 pub use state::{Lab, NodeSpec};
 pub use status::{LinkState, NodeState, NodeStatus, set_link, start, status, stop};
 pub use up::up;

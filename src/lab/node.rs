@@ -1,10 +1,10 @@
 //! One node: its disk, its identity, and the process that runs it.
 //!
 //! A node's directory holds `root` (an overlay mount: the shared root file system below `upper`), `volumes`, and
-//! `console.log`. Whether a node runs is read from its cgroups and never from a file that could be out of date.
+//! `console.log`; a node with a disk of limited size has `upper` and `volumes` on that disk ([`super::disk`]). Whether a node runs is read from its cgroups and never from a file that could be out of date.
 
 use super::command::output;
-use super::{Lab, LabError, LabName, NodeSpec, cgroup, mounts, network, rootfs, state};
+use super::{Lab, LabError, LabName, NodeSpec, cgroup, disk, mounts, network, rootfs, state};
 use rustix::mount::MountFlags;
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::CString;
@@ -35,6 +35,9 @@ impl<'a> Node<'a> {
     /// `user_key` is the public key that may log in. A running node is left alone, but for its limit and that key.
     pub fn prepare(&self, user_key: &str) -> Result<String, LabError> {
         cgroup::prepare(&self.lab.cgroups, &self.spec.name, self.spec.memory)?;
+        if let Some(size) = self.spec.disk {
+            disk::ensure(&self.dir, size)?;
+        }
         for dir in rootfs::VOLUMES.map(|volume| self.volume(volume)) {
             fs::create_dir_all(&dir).map_err(LabError::io(&dir))?;
         }
@@ -169,16 +172,21 @@ impl<'a> Node<'a> {
         self.dir.join("console.log")
     }
 
+    /// Where everything is that the node writes.
+    fn storage(&self) -> PathBuf {
+        if self.spec.disk.is_some() { disk::mounted(&self.dir) } else { self.dir.clone() }
+    }
+
     fn root(&self) -> PathBuf {
         self.dir.join("root")
     }
 
     fn volume(&self, name: &str) -> PathBuf {
-        self.dir.join("volumes").join(name)
+        self.storage().join("volumes").join(name)
     }
 
     fn mount_root(&self) -> Result<(), LabError> {
-        let (root, upper, work) = (self.root(), self.dir.join("upper"), self.dir.join("work"));
+        let (root, upper, work) = (self.root(), self.storage().join("upper"), self.storage().join("work"));
         for dir in [&root, &upper, &work] {
             fs::create_dir_all(dir).map_err(LabError::io(dir))?;
         }

@@ -1,6 +1,6 @@
 //! From what was asked and what exists to the lab as it should be. Pure: nothing is made here.
 
-use super::{Lab, LabName, Memory, MemoryFor, NodeSpec, network, state};
+use super::{Lab, LabName, NodeSpec, Size, SizeFor, network, state};
 use crate::source::InputError;
 use ipnet::Ipv4Net;
 use std::path::PathBuf;
@@ -11,7 +11,9 @@ pub struct Request {
     pub name: LabName,
     pub nodes: Option<u32>,
     /// Later ones win; for all nodes first, then for one.
-    pub memory: Vec<MemoryFor>,
+    pub memory: Vec<SizeFor>,
+    /// In the same way. Of new nodes only: a disk keeps its size.
+    pub disk: Vec<SizeFor>,
     pub subnet: Option<Ipv4Net>,
     /// The inventory directory.
     pub inventory: Option<PathBuf>,
@@ -19,7 +21,11 @@ pub struct Request {
 
 pub const DEFAULT_NODES: u32 = 3;
 /// Above the 1500 MB that a control plane needs at least (Kubespray's `minimal_master_memory_mb`).
-const DEFAULT_MEMORY: Memory = Memory(2 << 30);
+const DEFAULT_MEMORY: Size = Size(2 << 30);
+/// systemd, sshd and a login need about 40 MB; below this a node only dies in odd ways.
+const LEAST_MEMORY: Size = Size(64 << 20);
+/// What an empty file system takes for itself, and some room.
+const LEAST_DISK: Size = Size(64 << 20);
 /// Two digits: an interface name holds 15 characters (`super::names`).
 const MOST_NODES: u32 = 99;
 
@@ -42,20 +48,38 @@ pub fn plan(
     }
     for number in there + 1..=wanted {
         let address = network::address(lab.subnet, number)?;
-        lab.nodes.push(NodeSpec { name: format!("n{number}"), address, memory: DEFAULT_MEMORY });
+        lab.nodes.push(NodeSpec { name: format!("n{number}"), address, memory: DEFAULT_MEMORY, disk: None });
     }
-    for asked in request.memory.iter().filter(|asked| asked.node.is_none()) {
-        lab.nodes.iter_mut().for_each(|node| node.memory = asked.memory);
-    }
-    for asked in &request.memory {
-        let Some(name) = &asked.node else { continue };
-        let Some(node) = lab.nodes.iter_mut().find(|node| node.name == *name) else {
-            let names: Vec<_> = lab.nodes.iter().map(|node| node.name.as_str()).collect();
-            return Err(InputError::new(format!("--memory is for `{name}`, but the nodes are {}", names.join(", "))));
-        };
-        node.memory = asked.memory;
+    let names: Vec<_> = lab.nodes.iter().map(|node| node.name.clone()).collect();
+    for (number, node) in (1..).zip(&mut lab.nodes) {
+        if let Some(memory) = asked("--memory", &request.memory, LEAST_MEMORY, &names, &node.name)? {
+            node.memory = memory;
+        }
+        match asked("--disk", &request.disk, LEAST_DISK, &names, &node.name)? {
+            disk @ Some(_) if number > there => node.disk = disk,
+            Some(disk) if node.disk != Some(disk) => {
+                let has = node.disk.map_or("no limit".to_owned(), |disk| format!("a size of {disk}"));
+                let again = format!("`kprov lab down --name {}` first, or choose another --name", lab.name);
+                return Err(InputError::new(format!("the disk of node {} already has {has}", node.name)).help(again));
+            }
+            _ => {}
+        }
     }
     Ok(lab)
+}
+
+/// What a flag says of a node: the last that is for it alone, or else for all.
+fn asked(flag: &str, sizes: &[SizeFor], least: Size, names: &[String], node: &str) -> Result<Option<Size>, InputError> {
+    for SizeFor { node, size } in sizes {
+        if let Some(name) = node.as_ref().filter(|name| !names.contains(name)) {
+            return Err(InputError::new(format!("{flag} is for `{name}`, but the nodes are {}", names.join(", "))));
+        }
+        if *size < least {
+            return Err(InputError::new(format!("{flag} is {size}, a node needs at least {least}")));
+        }
+    }
+    let last = |of: Option<&str>| sizes.iter().rev().find(|asked| asked.node.as_deref() == of);
+    Ok(last(Some(node)).or_else(|| last(None)).map(|asked| asked.size))
 }
 
 /// Refuses what cannot change while the lab exists.
@@ -92,7 +116,7 @@ mod tests {
 
     fn request(nodes: Option<u32>, memory: &[&str]) -> Request {
         let memory = memory.iter().map(|text| text.parse().unwrap()).collect();
-        Request { name: "lab".parse().unwrap(), nodes, memory, subnet: None, inventory: None }
+        Request { name: "lab".parse().unwrap(), nodes, memory, disk: Vec::new(), subnet: None, inventory: None }
     }
 
     fn summary(lab: &Lab) -> Vec<String> {
@@ -117,9 +141,24 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_keeps_its_size() {
+        let disk = |nodes, sizes: &[&str]| {
+            let disk = sizes.iter().map(|text| text.parse().unwrap()).collect();
+            Request { disk, ..request(nodes, &[]) }
+        };
+        let lab = plan(&disk(Some(2), &["n2=2G"]), None, fresh).unwrap();
+        assert_eq!(lab.nodes.iter().map(|node| node.disk).collect::<Vec<_>>(), [None, Some(Size(2 << 30))]);
+        assert_eq!(plan(&disk(None, &["n2=2G"]), Some(lab.clone()), fresh).unwrap(), lab);
+        let error = plan(&disk(Some(3), &["3G"]), Some(lab), fresh).unwrap_err();
+        assert_eq!(error.to_string(), "the disk of node n1 already has no limit");
+    }
+
+    #[test]
     fn what_cannot_be_is_an_error() {
         let error = plan(&request(Some(2), &["n22=1G"]), None, fresh).unwrap_err();
         assert_eq!(error.to_string(), "--memory is for `n22`, but the nodes are n1, n2");
+        let error = plan(&request(None, &["1M"]), None, fresh).unwrap_err();
+        assert_eq!(error.to_string(), "--memory is 1M, a node needs at least 64M");
         for nodes in [0, 100] {
             assert!(plan(&request(Some(nodes), &[]), None, fresh).is_err());
         }

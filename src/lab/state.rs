@@ -3,7 +3,7 @@
 //! `/var/lib/kprov-lab/NAME/lab.json` is written before anything else is made, so that `down` knows what a killed `up` may
 //! have left. What runs is not written down: the kernel is asked ([`super::status`]).
 
-use super::{LabError, LabName, Memory, Progress, cgroup::Hierarchy};
+use super::{LabError, LabName, Progress, Size, cgroup::Hierarchy};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, TryLockError};
@@ -36,7 +36,9 @@ pub struct Lab {
 pub struct NodeSpec {
     pub name: String,
     pub address: Ipv4Addr,
-    pub memory: Memory,
+    pub memory: Size,
+    /// How much the node can store; `None`: as much as the machine has room for.
+    pub disk: Option<Size>,
 }
 
 impl Lab {

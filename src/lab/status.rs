@@ -2,7 +2,7 @@
 
 use super::command::{check_requirements, run};
 use super::node::Node;
-use super::{Lab, LabError, LabName, Memory, NodeSpec, Progress, inventory, network, rootfs, state, up};
+use super::{Lab, LabError, LabName, NodeSpec, Progress, Size, inventory, network, rootfs, state, up};
 use serde::Serialize;
 use std::fs;
 use std::io::Read;
@@ -36,7 +36,9 @@ pub struct NodeStatus {
     pub state: NodeState,
     pub address: Ipv4Addr,
     /// In bytes.
-    pub memory: Memory,
+    pub memory: Size,
+    /// In bytes; `None` is without a limit.
+    pub disk: Option<Size>,
     /// The node's PID 1 as the machine sees it.
     pub pid: Option<i32>,
     pub link: LinkState,
@@ -59,6 +61,7 @@ pub fn status(lab: &Lab) -> Vec<NodeStatus> {
             state,
             address: spec.address,
             memory: spec.memory,
+            disk: spec.disk,
             pid,
             link,
         }

@@ -12,7 +12,7 @@
 
 use super::attributes::{self, Attributes};
 use super::{Applied, Blob, Diff, Failure, Module, Needs};
-use crate::system::{Content, Fs, Meta, Owner, Stamp, SystemError, TEMPORARY, View, Writer};
+use crate::system::{Content, Fs, Meta, Owner, Stamp, SystemError, View, Writer};
 use crate::value::{Map, Value};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -81,20 +81,6 @@ impl Artifact {
 fn is_below(path: &str) -> bool {
     let plain = |part| matches!(part, Component::Normal(_));
     !path.is_empty() && !path.contains('\n') && Path::new(path).components().all(plain)
-}
-
-/// Removes what a run that was killed left of files it was receiving: they are long.
-fn sweep(directory: &Path, fs: &mut Fs) -> Result<(), Failure> {
-    let names = match fs.stat(directory)? {
-        Some(meta) if meta.is_dir() => fs.list(directory)?,
-        _ => return Ok(()),
-    };
-    for name in names.iter().filter_map(|name| name.to_str()) {
-        if name.strip_prefix(TEMPORARY).is_some_and(|random| random.len() == 6) {
-            fs.remove(&directory.join(name))?;
-        }
-    }
-    Ok(())
 }
 
 /// What [`STAMP`] says.
@@ -342,9 +328,6 @@ impl Module for Artifact {
     ) -> Result<Applied, Failure> {
         let planning = writer.planning();
         let fs = writer.fs();
-        for file in &self.files {
-            sweep(self.at(file).parent().unwrap_or(&self.dest), fs)?;
-        }
         for path in &change.remove {
             fs.remove(&self.dest.join(path))?;
         }
@@ -507,6 +490,8 @@ mod tests {
         converge(&module, &mut System::new(Mode::Apply), &mut half).unwrap_err();
         let left = root.path().join("opt/x/1.0/.kprov-a1B2c3");
         fs::write(&left, "half").unwrap();
+        let an_hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+        fs::File::open(&left).unwrap().set_modified(an_hour_ago).unwrap();
         let mut rest = needs(DIGEST, "1");
         let outcome = check_with(&module, root.path(), &mut rest);
         assert_eq!(asked(&rest), ["bin/b"]);

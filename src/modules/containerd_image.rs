@@ -5,9 +5,11 @@
 //! `ctr(8)`. A containerd that is not there or does not answer has no images, so a plan for a new node shows the import.
 
 use super::{Applied, Blob, Diff, Failure, Module, Needs};
-use crate::system::{Command, View, Writer};
+use crate::system::{Command, SystemError, View, Writer};
 use crate::value::{Map, Value};
 use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -101,11 +103,13 @@ impl Module for ContainerdImage {
             return Ok(applied);
         }
         let blob = Blob { digest: self.digest.clone(), member: None };
-        let (archive, _) = needs.blob(&blob, Path::new(STAGING))?;
-        let command = self.command(&["import", "--label", PINNED, &archive.display().to_string()]).timeout(IMPORT);
-        let imported = writer.processes().run_unless(&command, &|| needs.cancelled());
-        writer.fs().remove(&archive)?;
-        if let Some(output) = imported? {
+        let (path, _) = needs.blob(&blob, Path::new(STAGING))?;
+        // Without a name from here on, so that nothing is left of it when this process is killed.
+        let archive = File::open(&path).map_err(SystemError::file(&path))?;
+        writer.fs().remove(&path)?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), archive.as_raw_fd());
+        let command = self.command(&["import", "--label", PINNED, &path]).timeout(IMPORT);
+        if let Some(output) = writer.processes().run_unless(&command, &|| needs.cancelled())? {
             let held = output.checked()?.stdout;
             if !self.is_there(writer.view()) {
                 let message = format!("the archive {} was imported, but it holds no image {}", self.digest, self.name);

@@ -21,7 +21,7 @@ impl Needs for TestNeeds {
     fn blob(&mut self, blob: &Blob, near: &Path) -> Result<(PathBuf, String), Failure> {
         self.asked.push(blob.clone());
         let bytes = self.blobs.get(blob).ok_or_else(|| Failure::new(format!("no such blob: {blob:?}")))?;
-        let staged = tempfile::Builder::new().prefix(".kprov-").tempfile_in(near).unwrap();
+        let staged = crate::system::temporary_file(near).unwrap();
         std::fs::write(staged.path(), bytes).unwrap();
         Ok((staged.into_temp_path().keep().unwrap(), sha256(bytes)))
     }

@@ -17,7 +17,7 @@ pub mod testing;
 mod units;
 
 pub use accounts::{Accounts, Group, GroupSpec, User, UserSpec};
-pub use fs::{Content, Fs, Kind, Meta, Owner, Stamp, TEMPORARY, Touch};
+pub use fs::{Content, Fs, Kind, Meta, Owner, Stamp, Touch, temporary_file};
 pub use kernel::{Kernel, ModuleState};
 pub use packages::{Manager, PackageOptions, Packages};
 pub use process::{Command, Output, Processes};

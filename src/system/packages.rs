@@ -126,8 +126,18 @@ impl Packages {
         match self.manager()? {
             Manager::Apt => {
                 let recommends = options.install_recommends.map(|yes| format!("APT::Install-Recommends={yes}"));
-                let recommends = recommends.iter().flat_map(|option| ["-o", option]);
-                apt(["install"].into_iter().chain(recommends), names).map(drop)
+                let install = || {
+                    let recommends = recommends.iter().flat_map(|option| ["-o", option]);
+                    apt(["install"].into_iter().chain(recommends), names).map(drop)
+                };
+                match install() {
+                    // Lists that a killed run has fetched in part look fresh.
+                    Err(SystemError::Program { stderr, .. }) if is_for_want_of_lists(&stderr) => {
+                        apt(["update"], &[])?;
+                        install()
+                    }
+                    done => done,
+                }
             }
             Manager::Rpm(program) => {
                 let weak = options.install_recommends.map(|yes| format!("--setopt=install_weak_deps={yes}"));
@@ -185,6 +195,11 @@ fn apt<'a>(argv: impl IntoIterator<Item = &'a str>, names: &'a [String]) -> Resu
             return Err(SystemError::Program { program: "apt-get".to_owned(), status, stderr });
         }
     }
+}
+
+/// Whether apt-get did not know a package, or looked for it where it is no longer.
+fn is_for_want_of_lists(errors: &str) -> bool {
+    ["Unable to locate package", "has no installation candidate", "Failed to fetch"].iter().any(|e| errors.contains(e))
 }
 
 /// No questions from debconf and needrestart, and no restarts that the latter thinks of.

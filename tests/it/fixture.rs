@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 const VERSIONS: &str = include_str!("../../group_vars/all/artifacts.yml");
 
 /// What the environment says.
+#[derive(Clone)]
 pub struct Settings {
     pub kprov: PathBuf,
     pub artifacts: PathBuf,
@@ -93,6 +94,11 @@ impl Lab {
 
     /// Runs kprov on the lab's inventory. Room on the disk is the test machine's affair, not the cluster's.
     pub fn kprov(&self, verb: &str, args: &[&str]) -> Output {
+        self.command(verb, args).output().unwrap()
+    }
+
+    /// kprov on the lab's inventory, to be run.
+    pub fn command(&self, verb: &str, args: &[&str]) -> Command {
         let extra = json!({
             "artifact_sources": [self.settings.artifacts],
             "kube_version": self.settings.kube_version,
@@ -104,7 +110,8 @@ impl Lab {
         });
         let mut command = Command::new(&self.settings.kprov);
         command.arg(verb).arg("-i").arg(self.inventory().join("inventory.ini"));
-        command.args(["-e", &extra.to_string()]).args(args).output().unwrap()
+        command.args(["-e", &extra.to_string()]).args(args);
+        command
     }
 
     /// The exit status and the events of a run.

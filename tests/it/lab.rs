@@ -234,6 +234,44 @@ fn nodes_reach_each_other_and_grow_in_number() {
 }
 
 #[test]
+fn a_disk_of_limited_size_gets_full() {
+    let Some(lab) = Lab::new('d') else { return };
+    lab.up(&["--nodes", "2", "--disk", "n2=256M"]);
+    let status = lab.status();
+    assert_eq!((&status[0]["disk"], &status[1]["disk"]), (&Value::Null, &(256 << 20).into()));
+    let size = "df --block-size=1 --output=size / /var/lib/etcd /var/lib/containerd /var/lib/kubelet | tail -n 4 | uniq | wc -l
+        df --block-size=1M --output=size / | tail -n 1";
+    let seen = lab.inside("n2", size);
+    let (file_systems, megabytes) = seen.split_once('\n').unwrap();
+    assert_eq!(file_systems, "1", "{seen}");
+    assert!((200..=256).contains(&megabytes.trim().parse::<u32>().unwrap()), "{seen}");
+
+    let fill = |path: &str| {
+        lab.inside("n2", &format!("dd if=/dev/zero of={path} bs=1M 2>&1 || true")).contains("No space left on device")
+    };
+    assert!(fill("/root/filler"));
+    assert!(fill("/var/lib/etcd/filler"), "one disk for all");
+    assert_eq!(lab.ssh(&lab.address(1), "true").status.code(), Some(0), "a node with a full disk lets its user in");
+    lab.ok("restart", &["n2"]);
+    lab.inside("n2", "rm /root/filler /var/lib/etcd/filler; echo kept > /root/file");
+    lab.ok("restart", &["n2"]);
+    assert_eq!(lab.inside("n2", "cat /root/file"), "kept");
+    let image = Path::new("/var/lib/kprov-lab").join(&lab.name).join("nodes/n2/disk.img");
+    assert_eq!(fs::metadata(&image).unwrap().len(), 256 << 20);
+
+    let other = lab.run("up", &["--disk", "n2=512M", "--dir", lab.inventory().to_str().unwrap()]);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&other.stderr).contains("the disk of node n2 already has a size of 256M"),
+        "{other:?}"
+    );
+    lab.ok("down", &[]);
+    assert_eq!(lab.traces(), Vec::<String>::new());
+    let loops = Command::new("losetup").arg("--all").output().unwrap();
+    assert!(!String::from_utf8_lossy(&loops.stdout).contains(image.to_str().unwrap()), "{loops:?}");
+}
+
+#[test]
 fn a_killed_up_is_finished_or_removed() {
     let Some(lab) = Lab::new('k') else { return };
     let dir = lab.inventory();
@@ -277,6 +315,6 @@ fn what_is_missing_is_named_with_the_way_to_get_it() {
     let output = command.args(["lab", "up"]).env("PATH", "/nonexistent").output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{message}");
-    let packages = "apt-get install -y debootstrap systemd-container iproute2 iptables openssh-client";
+    let packages = "apt-get install -y debootstrap systemd-container iproute2 iptables openssh-client e2fsprogs";
     assert!(message.contains("debootstrap, systemd-nspawn, ip") && message.contains(packages), "{message}");
 }

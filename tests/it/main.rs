@@ -3,6 +3,7 @@
 mod agent;
 mod artifacts;
 mod cluster;
+mod faults;
 mod fidelity;
 mod fixture;
 mod inventory;

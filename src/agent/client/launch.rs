@@ -44,6 +44,7 @@ set -- $(sha256sum <"$t");
 sync "$t" 2>/dev/null;
 e=$(chmod 700 "$t" 2>&1 && mv -f "$t" "$a" 2>&1) || fail "cannot store the agent: $e";
 find "$s/agent" -mindepth 1 -maxdepth 1 -mtime +0 -exec rm -rf {} + 2>/dev/null;
+find "$d" -name "upload.*" -mmin +1 -exec rm -f {} + 2>/dev/null;
 ) || exit 1; g=; };
 umask 022;
 PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; export PATH;

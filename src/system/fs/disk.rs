@@ -1,6 +1,6 @@
 //! What [`super::Fs`] does on a real system. Preconditions were checked and defaults filled in by the caller.
 
-use super::{Content, Kind, Meta, MetadataExt, Stamp, Touch, absent};
+use super::{Content, Kind, Meta, MetadataExt, Stamp, Touch, absent, temporary};
 use crate::system::{Result, SystemError};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 use sha2::{Digest, Sha256};
@@ -91,10 +91,12 @@ pub fn list(path: &Path) -> Result<Vec<OsString>> {
 pub fn write(path: &Path, content: &Content, mode: u32, uid: u32, gid: u32) -> Result<()> {
     let staged = match content {
         Content::Staged { path: staged, .. } => TempPath::try_from_path(staged),
-        _ => Ok(temporary(path, content)?),
+        _ => Ok(fill(path, content)?),
     };
     let put = |staged: TempPath| -> io::Result<()> {
-        attributes(&File::open(&staged)?, mode, uid, gid)?;
+        let file = File::open(&staged)?;
+        own(&file, mode, uid, gid)?;
+        file.sync_all()?;
         staged.persist(path)?;
         File::open(directory(path))?.sync_all()
     };
@@ -102,10 +104,11 @@ pub fn write(path: &Path, content: &Content, mode: u32, uid: u32, gid: u32) -> R
 }
 
 pub fn stage(path: &Path, content: &Content) -> Result<PathBuf> {
-    temporary(path, content)?.keep().map_err(|error| failed(path)(error.error))
+    fill(path, content)?.keep().map_err(|error| failed(path)(error.error))
 }
 
-fn temporary(path: &Path, content: &Content) -> Result<TempPath> {
+/// Writes the content to a temporary file beside `path`.
+fn fill(path: &Path, content: &Content) -> Result<TempPath> {
     let mut source: Box<dyn Read> = match content {
         Content::Bytes(bytes) => Box::new(bytes.as_slice()),
         Content::CopyOf(from) | Content::Staged { path: from, .. } => {
@@ -114,7 +117,7 @@ fn temporary(path: &Path, content: &Content) -> Result<TempPath> {
         Content::Blob { .. } | Content::Unknown => return Err(SystemError::Unknown),
     };
     let mut write = || -> io::Result<TempPath> {
-        let mut file = tempfile::Builder::new().prefix(super::TEMPORARY).tempfile_in(directory(path))?;
+        let mut file = temporary::file_in(directory(path))?;
         io::copy(&mut source, file.as_file_mut())?;
         Ok(file.into_temp_path())
     };
@@ -126,26 +129,25 @@ fn directory(path: &Path) -> &Path {
 }
 
 /// Owner first: changing it may clear mode bits.
-fn attributes(file: &File, mode: u32, uid: u32, gid: u32) -> io::Result<()> {
+fn own(file: &File, mode: u32, uid: u32, gid: u32) -> io::Result<()> {
     let found = file.metadata()?;
     if (found.uid(), found.gid()) != (uid, gid) {
         rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     }
-    file.set_permissions(fs::Permissions::from_mode(mode))?;
-    file.sync_all()
+    file.set_permissions(fs::Permissions::from_mode(mode))
 }
 
+/// Under a temporary name first: a directory that is there is left as it is, so it must not be there with another mode.
 pub fn mkdir(path: &Path, mode: u32, uid: u32, gid: u32) -> Result<()> {
-    let made = || -> io::Result<()> {
-        rustix::fs::mkdir(path, Mode::from_raw_mode(mode & 0o700))?;
-        let directory = File::open(path)?;
-        let found = directory.metadata()?;
-        if (found.uid(), found.gid()) != (uid, gid) {
-            rustix::fs::fchown(&directory, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-        }
-        directory.set_permissions(fs::Permissions::from_mode(mode))
+    let put = || -> io::Result<()> {
+        let made = temporary::directory_in(directory(path))?;
+        own(&File::open(made.path())?, mode, uid, gid)?;
+        fs::rename(made.path(), path)?;
+        // Nothing is left of it under that name.
+        let _ = made.keep();
+        Ok(())
     };
-    made().map_err(failed(path))
+    put().map_err(failed(path))
 }
 
 pub fn symlink(path: &Path, target: &Path) -> Result<()> {
@@ -160,8 +162,7 @@ pub fn hard_link(path: &Path, existing: &Path) -> Result<()> {
 fn replace(path: &Path, make: impl Fn(&Path) -> io::Result<()>) -> Result<()> {
     // Dropping the temporary path removes what is still under it: rename(2) does nothing between two names of one file.
     let put = || -> io::Result<()> {
-        let made =
-            tempfile::Builder::new().prefix(super::TEMPORARY).make_in(directory(path), |temporary| make(temporary))?;
+        let made = temporary::make_in(directory(path), &make)?;
         fs::rename(made.path(), path)?;
         File::open(directory(path))?.sync_all()
     };

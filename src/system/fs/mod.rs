@@ -9,6 +9,7 @@
 
 mod disk;
 mod overlay;
+mod temporary;
 #[cfg(test)]
 mod tests;
 
@@ -20,11 +21,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
-
-/// How the names of files begin that are not complete yet; six random characters follow.
-///
-/// Hidden and without a suffix: directories such as /etc/sysctl.d and /etc/cni/net.d are read by pattern.
-pub const TEMPORARY: &str = ".kprov-";
+pub use temporary::file_in as temporary_file;
 
 /// What kind of thing a path is.
 #[derive(Clone, Debug, PartialEq, Eq)]

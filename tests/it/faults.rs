@@ -1,0 +1,408 @@
+//! Runs that are killed anywhere: an apply is disturbed at task boundaries, and what comes of it has to be what an
+//! undisturbed one makes.
+//!
+//! A chain of runs on nodes that begin empty: each run is disturbed at boundaries where no run was before, what was
+//! broken is mended, and apply runs again, until one goes through. Since finished steps cost nothing, one chain covers a
+//! first apply. The same for a change of the configuration of the cluster that it left.
+//!
+//! Only with `KPROV_E2E=1`; see `fixture.rs`. `KPROV_FAULT_SEED` picks kinds, hosts and moments (printed; default: the
+//! clock), `KPROV_FAULT_KINDS` which kinds there are, `KPROV_FAULT_STEPS` at which boundaries: every n-th, or a list of
+//! task ids. `KPROV_FAULT_CHAINS` is how many chains of each sort are run; with one for each kind and `KPROV_FAULT_STEPS=1`
+//! every kind meets every boundary (`make faults`).
+
+#![expect(clippy::print_stdout, reason = "says what was done, and what reproduces it")]
+
+mod inject;
+mod state;
+
+use crate::fixture::*;
+use inject::{Broken, Kind, Random};
+use serde_json::{Value, json};
+use state::{Identity, Tree};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+pub const NODES: [&str; 3] = ["n1", "n2", "n3"];
+/// Above the disk space that kprov asks for. Only what is written takes room on the machine.
+const NODE: [&str; 4] = ["--memory", "3G", "--disk", "10G"];
+/// No run may hang.
+const RUN_WITHIN: Duration = Duration::from_secs(300);
+
+#[test]
+fn a_run_can_be_killed_anywhere() {
+    let Some(settings) = Settings::read() else { return };
+    let plan = Plan::read();
+    println!("KPROV_FAULT_SEED={} KPROV_FAULT_STEPS={} KPROV_FAULT_CHAINS={}", plan.seed, plan.steps, plan.chains);
+    let mut covered = Covered::default();
+
+    let mut reference = None;
+    stage("the same without faults", || reference = Some(Reference::make(settings.clone())));
+    let reference = reference.unwrap();
+    for chain in 0..plan.chains {
+        let cluster = Cluster::new(Lab::up(settings.clone(), "faults", 3, &NODE));
+        let identity = Identity::default();
+        stage(&format!("a first apply, chain {}", chain + 1), || {
+            Chain::new(&cluster, &plan, &reference, chain, Change::First, identity.clone()).run(&mut covered);
+        });
+        // Back and forth: each change begins on a cluster that has converged.
+        let rounds = if chain + 1 == plan.chains { plan.chains } else { 0 };
+        for round in 0..rounds {
+            let change = if round % 2 == 0 { Change::There } else { Change::Back };
+            stage(&format!("a change of the configuration, chain {}", round + 1), || {
+                Chain::new(&cluster, &plan, &reference, round, change, identity.clone()).run(&mut covered);
+            });
+        }
+    }
+    covered.print();
+}
+
+/// What the environment asks for.
+struct Plan {
+    seed: u64,
+    kinds: Vec<Kind>,
+    steps: String,
+    chains: usize,
+}
+
+impl Plan {
+    fn read() -> Self {
+        let read = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let clock = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let kinds = read("KPROV_FAULT_KINDS").map(|names| names.split(',').map(Kind::named).collect());
+        Self {
+            seed: read("KPROV_FAULT_SEED")
+                .map_or_else(clock, |seed| seed.parse().expect("KPROV_FAULT_SEED is a number")),
+            kinds: kinds.unwrap_or_else(|| Kind::ALL.to_vec()),
+            steps: read("KPROV_FAULT_STEPS").unwrap_or_else(|| "6".to_owned()),
+            chains: read("KPROV_FAULT_CHAINS").map_or(1, |n| n.parse().expect("KPROV_FAULT_CHAINS is a number")),
+        }
+    }
+
+    /// The boundaries of a chain: after which task, on which host, comes which kind. Another chain, other kinds.
+    fn boundaries(&self, tasks: &[(String, String)], chain: usize) -> Vec<Boundary> {
+        let mut hosts: Vec<(&str, Vec<&str>)> = Vec::new();
+        for (task, host) in tasks {
+            match hosts.iter_mut().find(|(known, _)| known == task) {
+                Some((_, hosts)) => hosts.push(host),
+                None => hosts.push((task, vec![host])),
+            }
+        }
+        let mut random = Random::new(self.seed.wrapping_add(chain as u64));
+        let every = self.steps.parse::<usize>().ok();
+        let first = random.below(every.unwrap_or(1));
+        let kind = Random::new(self.seed).below(self.kinds.len());
+        let chosen = hosts.iter().enumerate().filter(|(at, (task, _))| match every {
+            Some(every) => at % every == first,
+            None => self.steps.split(',').any(|step| step == *task),
+        });
+        let mut boundaries: Vec<Boundary> = Vec::new();
+        for (_, (task, hosts)) in chosen {
+            let kind = self.kinds[(kind + boundaries.len() + chain) % self.kinds.len()];
+            let host = hosts[random.below(hosts.len())].to_owned();
+            boundaries.push(Boundary { task: (*task).to_owned(), host, kind, delay: random.delay(), done: false });
+        }
+        boundaries
+    }
+}
+
+struct Boundary {
+    task: String,
+    host: String,
+    kind: Kind,
+    /// How long after the event.
+    delay: Duration,
+    done: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    First,
+    There,
+    Back,
+}
+
+impl Change {
+    /// What there is room for, and in a change: other settings of containerd, kubelet, etcd, the API server, and names in
+    /// its certificate.
+    fn args(self) -> Vec<String> {
+        let kubelet = |pods: u32| {
+            json!({"kubelet_config_extra_args": {
+                "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+                // A disk that was full is no reason to keep pods away for minutes.
+                "evictionPressureTransitionPeriod": "1s",
+                "imageGCHighThresholdPercent": 99,
+                "imageGCLowThresholdPercent": 98,
+                "maxPods": pods,
+            }})
+        };
+        let changed = json!({
+            "containerd_max_container_log_line_size": 8192,
+            "etcd_snapshot_count": 5000,
+            "kube_apiserver_request_timeout": "2m0s",
+            "kube_controller_node_monitor_grace_period": "41s",
+            "supplementary_addresses_in_ssl_keys": ["other.example"],
+        });
+        let extra = match self {
+            Self::First | Self::Back => vec![kubelet(110)],
+            Self::There => vec![kubelet(100), changed],
+        };
+        extra.iter().flat_map(|vars| ["-e".to_owned(), vars.to_string()]).collect()
+    }
+}
+
+/// What undisturbed runs do and leave behind.
+struct Reference {
+    /// The tasks of a first apply and of a change that are not skipped, with their hosts, in the order in which they end.
+    first: Vec<(String, String)>,
+    change: Vec<(String, String)>,
+    before: BTreeMap<&'static str, Tree>,
+    after: BTreeMap<&'static str, Tree>,
+}
+
+impl Reference {
+    fn make(settings: Settings) -> Self {
+        let cluster = Cluster::new(Lab::up(settings, "faults", 3, &NODE));
+        let run = |change: Change, kept: &[&str]| -> Vec<(String, String)> {
+            let args = change.args();
+            let (exit, events) = cluster.lab.json("apply", &args.iter().map(String::as_str).collect::<Vec<_>>());
+            assert_eq!(exit, 0, "{}", failures(&events));
+            let done = events.iter().filter(|event| kept.iter().any(|status| event["status"] == *status));
+            done.map(|event| (text_of(event, "task_id"), text_of(event, "host"))).collect()
+        };
+        let trees = || NODES.map(|node| (node, Tree::read(&cluster.lab, node, true))).into();
+        let first = run(Change::First, &["ok", "changed"]);
+        let before = trees();
+        let change = run(Change::There, &["changed"]);
+        Self { first, change, before, after: trees() }
+    }
+}
+
+/// Runs of kprov one after the other, until one goes through.
+struct Chain<'a> {
+    cluster: &'a Cluster,
+    reference: &'a Reference,
+    change: Change,
+    boundaries: Vec<Boundary>,
+    args: Vec<String>,
+    /// What was done by an earlier run and still holds: task and host, and its title.
+    finished: BTreeMap<(String, String), String>,
+    identity: Identity,
+    log: Vec<String>,
+}
+
+impl<'a> Chain<'a> {
+    fn new(
+        cluster: &'a Cluster,
+        plan: &Plan,
+        reference: &'a Reference,
+        chain: usize,
+        change: Change,
+        identity: Identity,
+    ) -> Self {
+        let tasks = if change == Change::First { &reference.first } else { &reference.change };
+        let boundaries = plan.boundaries(tasks, chain);
+        let (finished, log) = (BTreeMap::new(), Vec::new());
+        Self { cluster, reference, change, boundaries, args: change.args(), finished, identity, log }
+    }
+
+    fn run(mut self, covered: &mut Covered) {
+        let member = (self.change != Change::First).then(|| self.member());
+        for number in 1.. {
+            assert!(number < 400, "there is no end to it:\n{}", self.log.join("\n"));
+            let (exit, broken) = self.disturbed(number);
+            let faults: Vec<_> = broken.iter().map(|fault| (fault.kind, fault.host.clone())).collect();
+            for fault in broken {
+                fault.mend(&self.cluster.lab);
+            }
+            self.look();
+            for (kind, host) in &faults {
+                covered.add(self.change, *kind);
+                if kind.restarts_services() {
+                    // What such a fault undoes by itself: a unit may be found between two starts.
+                    self.finished.retain(|(_, at), title| at != host || !runs_a_service(title));
+                }
+            }
+            if exit == Some(0) && faults.is_empty() {
+                break;
+            }
+        }
+        let missed: Vec<_> = self.boundaries.iter().filter(|at| !at.done).map(|at| &at.task).collect();
+        assert!(missed.is_empty(), "boundaries that no run came to: {missed:?}\n{}", self.log.join("\n"));
+        self.converged();
+        if let Some(member) = member {
+            assert_eq!(self.member(), member, "etcd is another");
+        }
+    }
+
+    /// One run, disturbed at boundaries that no run was disturbed at before. Returns its exit status and what is broken.
+    fn disturbed(&mut self, number: usize) -> (Option<i32>, Vec<Broken>) {
+        let lab = &self.cluster.lab;
+        let args: Vec<&str> = ["--format", "json"].into_iter().chain(self.args.iter().map(String::as_str)).collect();
+        let errors = lab.dir.path().join("stderr");
+        let mut command = lab.command("apply", &args);
+        let stderr = std::fs::File::create(&errors).unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(stderr).stdin(Stdio::null()).spawn().unwrap();
+        let (sender, lines) = std::sync::mpsc::channel();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line))));
+        let started = Instant::now();
+        let mut broken: Vec<Broken> = Vec::new();
+        let mut repeated = Vec::new();
+        let mut wrong = Vec::new();
+        let mut counts = (0, 0);
+        loop {
+            let line = match lines.recv_timeout(RUN_WITHIN.saturating_sub(started.elapsed())) {
+                Ok(line) => line,
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
+                    let _ = child.kill();
+                    panic!("run {number} hangs:\n{}", self.log.join("\n"));
+                }
+            };
+            // A killed run may leave half a line.
+            let Ok(event) = serde_json::from_str::<Value>(&line) else { continue };
+            if event["event"] == "warning" || event["event"] == "finding" && event["fatal"] == true {
+                wrong.push(event["message"].to_string());
+            }
+            if event["event"] != "task" {
+                continue;
+            }
+            let (task, host, title) = (text_of(&event, "task_id"), text_of(&event, "host"), text_of(&event, "task"));
+            match event["status"].as_str().unwrap() {
+                "changed" => {
+                    counts.1 += 1;
+                    let before = self.finished.insert((task.clone(), host.clone()), title.clone());
+                    if before.is_some() && !is_handler(&title) {
+                        repeated.push(format!("{host}: {task} {title}"));
+                    }
+                }
+                "ok" => counts.0 += 1,
+                // Once is enough.
+                "unreachable" if wrong.iter().any(|said: &String| said.starts_with(&format!("{host}: "))) => continue,
+                "failed" | "unreachable" => {
+                    wrong.push(format!("{host}: {task} {title}: {}", event["message"].as_str().unwrap_or_default()));
+                    continue;
+                }
+                _ => continue,
+            }
+            let at = self.boundaries.iter_mut().find(|at| !at.done && at.task == task && at.host == host);
+            let Some(at) = at.filter(|_| broken.iter().all(|fault: &Broken| fault.host != host)) else { continue };
+            at.done = true;
+            std::thread::sleep(at.delay);
+            let label = format!("{} on {host} {} ms after {task} {title}", at.kind.name(), at.delay.as_millis());
+            println!("    {label}");
+            self.log.push(label);
+            match at.kind {
+                Kind::Controller => child.kill().unwrap(),
+                kind => broken.push(Broken::start(lab, kind, &host)),
+            }
+            if at.kind == Kind::Controller {
+                broken.push(Broken::nothing(at.kind, &host));
+            }
+        }
+        let exit = child.wait().unwrap().code();
+        let (ok, changed) = counts;
+        let (took, why) = (started.elapsed().as_secs_f64(), wrong.join("\n      "));
+        let summary =
+            format!("  run {number}: exit {exit:?} after {took:.1} s, ok={ok} changed={changed}\n      {why}");
+        println!("{}", summary.trim_end());
+        self.log.push(summary);
+        assert!(repeated.is_empty(), "done twice: {repeated:#?}\n{}", self.log.join("\n"));
+        let undisturbed = broken.is_empty() && exit != Some(0);
+        let said = std::fs::read_to_string(&errors).unwrap();
+        assert!(!undisturbed, "a run failed although nothing was broken: {said}\n{}", self.log.join("\n"));
+        assert!(!matches!(exit, Some(1 | 101)), "{said}\n{}", self.log.join("\n"));
+        (exit, broken)
+    }
+
+    /// Between two runs: what is there is whole, and there is one authority.
+    fn look(&mut self) {
+        for node in NODES {
+            let tree = Tree::read(&self.cluster.lab, node, false);
+            let wrong = tree.is_part_of(&[&self.reference.before[node], &self.reference.after[node]]);
+            assert!(wrong.is_empty(), "{node}: half or foreign: {wrong:#?}\n{}", self.log.join("\n"));
+            let other = self.identity.compare(node, &tree);
+            assert!(other.is_empty(), "{node}: made anew: {other:?}\n{}", self.log.join("\n"));
+        }
+    }
+
+    /// At the end: as after an undisturbed run, everything runs, and nothing is left to do.
+    fn converged(&self) {
+        let (lab, log) = (&self.cluster.lab, self.log.join("\n"));
+        let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
+        let (exit, events) = lab.json("apply", &args);
+        assert_eq!(exit, 0, "{}\n{log}", failures(&events));
+        let again = changes(events.iter().filter(|event| event["status"] == "changed"));
+        assert!(again.is_empty(), "the run after the last changed {again:#?}\n{log}");
+        let plan = lab.kprov("plan", &[&["--detailed-exitcode"], &args[..]].concat());
+        assert_eq!(plan.status.code(), Some(0), "{}\n{log}", text(&plan));
+
+        let expected = if self.change == Change::There { &self.reference.after } else { &self.reference.before };
+        for node in NODES {
+            let tree = Tree::read(lab, node, true);
+            let different = tree.differences(&expected[node]);
+            assert!(different.is_empty(), "{node} is not as after an undisturbed run: {different:#?}\n{log}");
+            let left = state::left_behind(lab, node);
+            assert!(left.is_empty(), "{node}: left behind: {left:#?}\n{log}");
+            let stopped = state::stopped_units(lab, node);
+            assert!(stopped.is_empty(), "{node}: {stopped:#?}\n{log}");
+        }
+        self.cluster_works();
+    }
+
+    fn cluster_works(&self) {
+        eventually("every node to be Ready, and its disk and memory too", || {
+            let nodes = self.cluster.get(&["nodes"]);
+            let nodes = nodes["items"].as_array().unwrap();
+            let well = |node: &Value| condition(node, "Ready") == "True" && condition(node, "DiskPressure") == "False";
+            if nodes.len() == NODES.len() && nodes.iter().all(well) { Ok(()) } else { Err(json!(nodes).to_string()) }
+        });
+        eventually("CoreDNS to be available", || {
+            let coredns = self.cluster.get(&["deployment", "coredns", "--namespace", "kube-system"]);
+            if condition(&coredns, "Available") == "True" { Ok(()) } else { Err(coredns["status"].to_string()) }
+        });
+        let health = state::etcdctl(&self.cluster.lab, "endpoint health");
+        assert!(health.contains("is healthy"), "{health}");
+        assert_eq!(state::etcdctl(&self.cluster.lab, "member list").lines().count(), 1);
+    }
+
+    /// Which member of which cluster etcd is.
+    fn member(&self) -> String {
+        state::etcdctl(&self.cluster.lab, "member list")
+    }
+}
+
+/// A handler may have to run again after it has run: what notified it is done once more.
+fn is_handler(title: &str) -> bool {
+    title.starts_with("Restart ")
+}
+
+/// Tasks that look at whether a service runs.
+fn runs_a_service(title: &str) -> bool {
+    title.starts_with("Run ") || title.starts_with("Set the routes")
+}
+
+fn text_of(event: &Value, field: &str) -> String {
+    event[field].as_str().unwrap().to_owned()
+}
+
+/// How often each kind of fault was met.
+#[derive(Default)]
+struct Covered(BTreeMap<(&'static str, bool), usize>);
+
+impl Covered {
+    fn add(&mut self, change: Change, kind: Kind) {
+        *self.0.entry((kind.name(), change == Change::First)).or_default() += 1;
+    }
+
+    fn print(&self) {
+        println!("{:12} {:>12} {:>12}", "fault", "first apply", "change");
+        let kinds: BTreeSet<_> = self.0.keys().map(|(kind, _)| *kind).collect();
+        for kind in kinds {
+            let count = |first| self.0.get(&(kind, first)).copied().unwrap_or_default();
+            println!("{kind:12} {:>12} {:>12}", count(true), count(false));
+        }
+    }
+}

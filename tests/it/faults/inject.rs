@@ -1,0 +1,150 @@
+//! The faults: how each is brought about, and how it is mended.
+
+use crate::fixture::{Lab, lines, ok};
+use serde_json::Value;
+use std::process::{Child, Command};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The controller is killed.
+    Controller,
+    /// The agent on the node is killed; what it started goes on.
+    Agent,
+    /// The node's link is cut, and mended after the run.
+    Link,
+    /// The link is cut for a few seconds.
+    Blink,
+    /// The node is switched off as it should be, and on.
+    Restart,
+    /// The node loses its power, and gets it back after the run.
+    Power,
+    /// The node's disk gets full.
+    Disk,
+}
+
+impl Kind {
+    pub const ALL: [Self; 7] =
+        [Self::Controller, Self::Agent, Self::Link, Self::Blink, Self::Restart, Self::Power, Self::Disk];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Controller => "controller",
+            Self::Agent => "agent",
+            Self::Link => "link",
+            Self::Blink => "blink",
+            Self::Restart => "restart",
+            Self::Power => "power",
+            Self::Disk => "disk",
+        }
+    }
+
+    pub fn named(name: &str) -> Self {
+        Self::ALL.into_iter().find(|kind| kind.name() == name).unwrap_or_else(|| panic!("no kind of fault is `{name}`"))
+    }
+
+    /// Whether services on the node may be down for a while afterwards.
+    pub fn restarts_services(self) -> bool {
+        matches!(self, Self::Restart | Self::Power | Self::Disk)
+    }
+}
+
+/// Takes all the room there is, at once: no block is written.
+const FILL: &str = "free=$(df --block-size=1 --output=avail / | tail -n 1)
+    while [ $free -gt 4096 ]; do fallocate --length $free /filler.$free || free=$((free * 9 / 10))
+    now=$(df --block-size=1 --output=avail / | tail -n 1); [ $now -ge $free ] || free=$now; done
+    dd if=/dev/zero of=/filler bs=4k 2>/dev/null || true";
+
+/// A fault that was brought about, and is to be mended.
+pub struct Broken {
+    pub kind: Kind,
+    pub host: String,
+    restarting: Option<Child>,
+    blinking: Option<JoinHandle<()>>,
+}
+
+impl Broken {
+    /// A fault that mends itself.
+    pub fn nothing(kind: Kind, host: &str) -> Self {
+        Self { kind, host: host.to_owned(), restarting: None, blinking: None }
+    }
+
+    pub fn start(lab: &Lab, kind: Kind, host: &str) -> Self {
+        let mut this = Self::nothing(kind, host);
+        match kind {
+            Kind::Controller => {}
+            Kind::Agent => {
+                // One that has just ended is what was wanted.
+                let kill = "for exe in /proc/[0-9]*/exe; do case $(readlink $exe || true) in
+                    /var/lib/kprov/agent/*) pid=${exe%/exe}; kill -KILL ${pid#/proc/} || true;; esac; done";
+                lab.inside(host, kill);
+            }
+            Kind::Link => drop(ok(&mut lab.lab("link", &[host, "down"]))),
+            Kind::Blink => {
+                ok(&mut lab.lab("link", &[host, "down"]));
+                let mut mend = lab.lab("link", &[host, "up"]);
+                this.blinking = Some(std::thread::spawn(move || {
+                    std::thread::sleep(Duration::from_secs(3));
+                    ok(&mut mend);
+                }));
+            }
+            Kind::Restart => this.restarting = Some(lab.lab("restart", &[host]).spawn().unwrap()),
+            Kind::Power => {
+                let status: Vec<Value> = lines(&ok(&mut lab.lab("status", &["--format", "json"])));
+                let pid = status.iter().find(|node| node["name"] == host).unwrap()["pid"].to_string();
+                ok(Command::new("kill").args(["-KILL", &pid]));
+            }
+            Kind::Disk => drop(lab.inside(host, FILL)),
+        }
+        this
+    }
+
+    /// Returns when the node is there again, with all that it had.
+    pub fn mend(self, lab: &Lab) {
+        let host = self.host.as_str();
+        if let Some(blinking) = self.blinking {
+            blinking.join().unwrap();
+        }
+        if let Some(mut restarting) = self.restarting {
+            assert!(restarting.wait().unwrap().success(), "{host} did not restart");
+        }
+        match self.kind {
+            Kind::Link => drop(ok(&mut lab.lab("link", &[host, "up"]))),
+            Kind::Power => {
+                // What is left of the node is swept away first, as when a machine is switched on.
+                ok(&mut lab.lab("stop", &[host]));
+                ok(&mut lab.lab("start", &[host]));
+            }
+            Kind::Disk => drop(lab.inside(host, "rm -f /filler /filler.*")),
+            _ => {}
+        }
+    }
+}
+
+/// Numbers from a seed (SplitMix64).
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit.max(1) as u64) as usize
+    }
+
+    /// Often at once, now and then when the next tasks are well under way.
+    pub fn delay(&mut self) -> Duration {
+        let most = [0, 20, 200, 1000][self.below(4)];
+        Duration::from_millis(self.below(most + 1) as u64)
+    }
+}
