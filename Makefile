@@ -7,6 +7,9 @@ SHELL := /bin/bash
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kprov
 ARTIFACTS ?= $(CACHE)/lab-artifacts
 LINE ?= 1.36
+TOOLS := $(CACHE)/tools
+DENY := 0.20.2
+export PATH := $(TOOLS)/bin:$(PATH)
 TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 KPROV := $(CARGO_TARGET_DIR)/release/kprov
@@ -14,7 +17,7 @@ INVENTORY := inventory/lab/inventory.ini
 
 PACKAGES := gcc pkg-config libseccomp-dev busybox-static debootstrap systemd-container iproute2 iptables openssh-client openssh-server sudo
 
-.PHONY: build agent packages artifacts demo test e2e bench lint
+.PHONY: build agent packages artifacts demo test e2e bench lint deny
 
 build: agent
 	cargo build --release --bin kprov
@@ -49,5 +52,11 @@ lint:
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --no-default-features --bin kprov-agent -- -D warnings
-	@if command -v cargo-deny >/dev/null; then cargo deny --offline check bans licenses sources; \
-	 else echo "cargo-deny is not installed: licences, bans and sources were not checked"; fi
+	@if command -v cargo-deny >/dev/null; then cargo fetch --locked -q && cargo deny --offline check bans licenses sources; \
+	 else echo "cargo-deny is not installed (make deny): licences, bans and sources were not checked"; fi
+
+# Compiled once and kept; it takes minutes, and not without end. Advisories are not checked: their database is a git
+# repository, out of reach where only package registries are.
+deny:
+	@command -v cargo-deny >/dev/null || CARGO_TARGET_DIR=$(CACHE)/target/deny timeout 1500 \
+	    cargo install cargo-deny --locked --version $(DENY) --root $(TOOLS) || echo "cargo-deny could not be installed"

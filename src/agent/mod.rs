@@ -15,3 +15,7 @@ mod tunnels;
 pub mod client;
 
 pub use serve::{run, serve};
+
+/// Names the state of the agent's sources that a program was built from. `kprov-agent` holds it as text, and prints it for
+/// `--version`; kprov looks for its own in the file that it is about to send, whatever architecture that is for.
+pub const BUILD: &str = concat!("kprov-agent build ", env!("KPROV_AGENT_BUILD"), "\n");

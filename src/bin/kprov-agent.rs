@@ -1,6 +1,7 @@
 //! What runs on a node: see `kprov::agent`. Started by the controller as `kprov-agent DIRECTORY [LINE]`.
 
 use std::ffi::OsStr;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -11,6 +12,12 @@ fn main() -> ExitCode {
             "usage: kprov-agent DIRECTORY [LINE] (kprov starts it over SSH; there is nothing to do by hand)",
         );
     };
+    if state == "--version" {
+        return match std::io::stdout().write_all(kprov::agent::BUILD.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&error.to_string()),
+        };
+    }
     match kprov::agent::run(Path::new(&state), skip.as_deref().and_then(OsStr::to_str)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&error.to_string()),

@@ -3,7 +3,7 @@
 use super::Exit;
 use super::inventory::SourceArgs;
 use crate::artifacts::{Artifact, Catalog, Resolved, Store, architecture, cache_dir};
-use crate::engine::built_in_defaults;
+use crate::playbook;
 use crate::source::{InputError, InputErrors};
 use crate::template::{Scope, Templar};
 use crate::ui;
@@ -55,7 +55,7 @@ pub fn run(args: ArtifactsArgs) -> Exit {
 fn resolve(args: &WhichArgs) -> Result<IndexMap<[String; 3], Resolved>, InputErrors> {
     let (inventory, variables) = args.source.load()?;
     let base = inventory.dirs.first().map_or(Path::new("."), |dir| dir.as_path());
-    let defaults = Arc::new(built_in_defaults()?);
+    let defaults = playbook::group_vars()?;
     let templar = Templar::new();
     let own = architecture(std::env::consts::ARCH).unwrap_or(std::env::consts::ARCH).to_owned();
     let archs = if args.arch.is_empty() { vec![own] } else { args.arch.clone() };

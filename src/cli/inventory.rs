@@ -8,7 +8,6 @@ use crate::ui;
 use crate::value::{Map, Value};
 use crate::vars::{self, Level, Stack, Variables, Vault};
 use indexmap::IndexSet;
-use serde::Serialize;
 use std::path::PathBuf;
 
 /// Shows the inventory as it is read, without connecting to a host.
@@ -95,22 +94,12 @@ impl SourceArgs {
 }
 
 pub fn run(args: InventoryArgs) -> Exit {
-    let result = match args.verb {
+    super::print(match args.verb {
         InventoryVerb::List { source, limit } => list(&source, limit.as_deref()),
         InventoryVerb::Graph { source, group } => graph(&source, &group),
         InventoryVerb::Host { source, name } => host(&source, &name),
         InventoryVerb::Check { source } => check(&source),
-    };
-    match result {
-        Ok(text) => {
-            ui::out(&text);
-            Exit::Ok
-        }
-        Err(errors) => {
-            ui::diagnostic::report(&errors);
-            Exit::Usage
-        }
-    }
+    })
 }
 
 fn list(source: &SourceArgs, limit: Option<&str>) -> Result<String, InputErrors> {
@@ -143,13 +132,13 @@ fn list(source: &SourceArgs, limit: Option<&str>) -> Result<String, InputErrors>
         .collect();
     let meta = [("hostvars", Value::Map(hostvars)), ("profile", "inventory_legacy".into())];
     out.insert("_meta".into(), meta.into_iter().collect());
-    Ok(json(&Value::Map(out)))
+    Ok(ui::pretty(&Value::Map(out)))
 }
 
 fn host(source: &SourceArgs, name: &str) -> Result<String, InputErrors> {
     let (inventory, variables) = source.load()?;
     match inventory.select(name)?.as_slice() {
-        [host] => Ok(json(&flat(&variables.stack(host)))),
+        [host] => Ok(ui::pretty(&flat(&variables.stack(host)))),
         hosts => Err(InputError::new(format!("expected one host, `{name}` matches {}", hosts.len())).into()),
     }
 }
@@ -199,16 +188,4 @@ fn flat(stack: &Stack) -> Value {
         }
     }
     Value::Map(vars)
-}
-
-/// JSON with sorted keys and four spaces, as `ansible-inventory` prints it.
-fn json(value: &Value) -> String {
-    let mut sorted = serde_json::Value::from(value);
-    sorted.sort_all_objects();
-    let mut out = Vec::new();
-    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    // Writing to memory does not fail, and every key is text.
-    let _ = sorted.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter));
-    out.push(b'\n');
-    String::from_utf8_lossy(&out).into_owned()
 }

@@ -5,13 +5,20 @@
 
 mod apply;
 mod artifacts;
+mod completion;
+mod facts;
+mod graph;
+mod init;
 mod inventory;
 mod lab;
+mod lint;
 mod plan;
 mod run;
 mod validate;
 mod vars;
 
+use crate::source::InputErrors;
+use crate::ui;
 use clap::{Parser, Subcommand};
 
 /// How the process ends.
@@ -42,13 +49,32 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    Init(init::InitArgs),
     Inventory(inventory::InventoryArgs),
     Apply(apply::ApplyArgs),
     Artifacts(artifacts::ArtifactsArgs),
+    Completion(completion::CompletionArgs),
+    Facts(facts::FactsArgs),
+    Graph(graph::GraphArgs),
+    Lint(lint::LintArgs),
     Plan(plan::PlanArgs),
     Validate(validate::ValidateArgs),
     Lab(lab::LabArgs),
     Vars(vars::VarsArgs),
+}
+
+/// Prints what a verb made, or what is wrong with its input.
+fn print(result: Result<String, InputErrors>) -> Exit {
+    match result {
+        Ok(text) => {
+            ui::out(&text);
+            Exit::Ok
+        }
+        Err(errors) => {
+            ui::diagnostic::report(&errors);
+            Exit::Usage
+        }
+    }
 }
 
 /// Parses the arguments of this process and runs the verb.
@@ -62,9 +88,14 @@ pub fn main() -> Exit {
         }
     };
     match cli.verb {
+        Verb::Init(args) => init::run(args),
         Verb::Inventory(args) => inventory::run(args),
         Verb::Apply(args) => apply::run(args),
         Verb::Artifacts(args) => artifacts::run(args),
+        Verb::Completion(args) => completion::run(args),
+        Verb::Facts(args) => facts::run(args),
+        Verb::Graph(args) => graph::run(args),
+        Verb::Lint(args) => lint::run(args),
         Verb::Plan(args) => plan::run(args),
         Verb::Validate(args) => validate::run(args),
         Verb::Lab(args) => lab::run(args),

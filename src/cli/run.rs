@@ -12,6 +12,7 @@ use crate::vars::Secret;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 #[derive(clap::Args)]
 pub struct RunArgs {
@@ -20,7 +21,7 @@ pub struct RunArgs {
     inventory: Vec<PathBuf>,
     /// Only hosts that match this pattern
     #[arg(short, long, value_name = "PATTERN")]
-    limit: Option<String>,
+    pub limit: Option<String>,
     /// Only tasks with these tags
     #[arg(short, long, value_delimiter = ',')]
     tags: Vec<String>,
@@ -35,7 +36,7 @@ pub struct RunArgs {
     forks: usize,
     /// A built-in playbook by name, or a file
     #[arg(long, default_value = "cluster", value_name = "NAME|FILE")]
-    playbook: String,
+    pub playbook: String,
     /// Connect as this user
     #[arg(short, long)]
     user: Option<String>,
@@ -83,17 +84,10 @@ pub struct Done {
 
 /// Runs to the end: load, connect and gather facts, check preconditions, play, recap.
 pub fn run(args: RunArgs, verb: Verb) -> Result<Done, Exit> {
-    let options = options(&args, &verb).map_err(|message| {
-        ui::talk(&format!("error: {message}"));
-        Exit::Usage
-    })?;
     let show = Show { format: args.format, verbose: args.verbose, diff: verb.diff, plan: verb.mode == Mode::Plan };
-    let (events, receiver) = Events::channel();
-    let run = Run::load(options, events).map_err(|errors| refuse(&errors))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
-        ui::talk(&format!("error: cannot start: {error}"));
-        Exit::Usage
-    })?;
+    let (run, receiver) = load(&args, &verb)?;
+    find_agent(&run)?;
+    let runtime = runtime()?;
     let recap = runtime.block_on(async {
         let hosts = run.hosts.keys().cloned().collect();
         let reader = tokio::spawn(ui::follow(show, hosts, receiver));
@@ -115,6 +109,32 @@ pub fn run(args: RunArgs, verb: Verb) -> Result<Done, Exit> {
         _ => Exit::Ok,
     };
     Ok(Done { recap, exit })
+}
+
+/// Reads everything that needs no host, and tells what is wrong with it.
+pub fn load(args: &RunArgs, verb: &Verb) -> Result<(Arc<Run>, UnboundedReceiver<Event>), Exit> {
+    let options = options(args, verb).map_err(|message| {
+        ui::talk(&format!("error: {message}"));
+        Exit::Usage
+    })?;
+    let (events, receiver) = Events::channel();
+    let run = Run::load(options, events).map_err(|errors| refuse(&errors))?;
+    Ok((run, receiver))
+}
+
+/// Makes sure of the agent before any host is asked.
+pub fn find_agent(run: &Run) -> Result<(), Exit> {
+    run.connector.find_agent().map_err(|error| {
+        ui::talk(&format!("error: {error}"));
+        Exit::Usage
+    })
+}
+
+pub fn runtime() -> Result<tokio::runtime::Runtime, Exit> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        ui::talk(&format!("error: cannot start: {error}"));
+        Exit::Usage
+    })
 }
 
 /// The stages in order. Nothing is changed on any host before the preconditions of all of them hold.

@@ -4,7 +4,6 @@ use super::Exit;
 use super::inventory::SourceArgs;
 use crate::playbook::{self, Tree};
 use crate::source::{InputError, InputErrors, near_miss};
-use crate::ui;
 use crate::vars::{Level, Stack, Var};
 use indexmap::IndexMap;
 
@@ -38,20 +37,10 @@ enum VarsVerb {
 }
 
 pub fn run(args: VarsArgs) -> Exit {
-    let result = match args.verb {
+    super::print(match args.verb {
         Some(VarsVerb::Explain { name, list }) => explain(&name, &list),
         None => show(&args.list),
-    };
-    match result {
-        Ok(text) => {
-            ui::out(&text);
-            Exit::Ok
-        }
-        Err(errors) => {
-            ui::diagnostic::report(&errors);
-            Exit::Usage
-        }
-    }
+    })
 }
 
 /// The hosts that the pattern selects, each with its stack, kprov's and the roles' defaults at the bottom.

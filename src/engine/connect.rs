@@ -3,7 +3,7 @@
 use super::link::{Link, gather_facts};
 use super::run::Run;
 use super::scope::TaskScope;
-use crate::agent::client::{Agent, AgentBinary};
+use crate::agent::client::{Agent, AgentBinary, BinaryError};
 use crate::agent::protocol::ToAgent;
 use crate::template::Scope;
 use crate::transport::{Connection, ConnectionFlags, Target, Transport, Transports};
@@ -17,6 +17,15 @@ use tokio::task::JoinSet;
 pub struct Connector {
     transports: Transports,
     binary: OnceCell<AgentBinary>,
+}
+
+impl Connector {
+    /// Finds the agent, so that a missing or wrong one is told once and before any host is asked.
+    pub fn find_agent(&self) -> Result<(), BinaryError> {
+        // The first one that was found stays.
+        let _ = self.binary.set(AgentBinary::locate()?);
+        Ok(())
+    }
 }
 
 /// Connects to every host of the run, `forks` at a time, and gathers their facts. Hosts that cannot be reached are out.

@@ -12,13 +12,15 @@ mod driver;
 pub mod event;
 mod host;
 mod link;
+pub mod lint;
 mod options;
 pub mod preconditions;
 pub mod recap;
 mod run;
 mod scope;
+mod variables;
 
 pub use host::HostState;
 pub use link::Link;
 pub use options::Options;
-pub use run::{Run, built_in_defaults};
+pub use run::Run;

@@ -27,6 +27,9 @@ impl Vars for RunVars<'_> {
 
 /// Checks all hosts, prints every finding, and fails the hosts that have one. False: the run stops here.
 pub async fn check(run: &Arc<Run>) -> bool {
+    if !variables(run) {
+        return false;
+    }
     if !run.checks_preconditions() {
         return true;
     }
@@ -63,6 +66,28 @@ pub async fn check(run: &Arc<Run>) -> bool {
         }
     }
     report(run, &findings, facts.keys())
+}
+
+/// Whether the variables of every host fit what its roles declare. A host with one that does not is out.
+fn variables(run: &Arc<Run>) -> bool {
+    let mut failed = BTreeMap::new();
+    for (error, hosts) in super::variables::check(run) {
+        let help = error.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+        let names: Vec<&str> = hosts.iter().map(String::as_str).collect();
+        run.events.send(Event::Finding {
+            host: hosts.first().filter(|_| hosts.len() == 1).cloned(),
+            text: format!("{} : variables : {error}{help}", names.join(", ")),
+            fatal: true,
+        });
+        for host in hosts {
+            *failed.entry(host).or_insert(0) += 1;
+        }
+    }
+    for (host, n) in &failed {
+        let what = if *n == 1 { "a variable does not fit".to_owned() } else { format!("{n} variables do not fit") };
+        outcome(run, host, Status::Failed, Some(what));
+    }
+    failed.is_empty()
 }
 
 /// Tells the findings. Those about a host fail that host, those about the cluster fail all.

@@ -17,8 +17,7 @@ use crate::source::{InputError, InputErrors, Source, Span};
 use crate::system::Mode;
 use crate::template::{Scope, Templar};
 use crate::value::Value;
-use crate::vars::{Findings, Layer, Var, VarMap, Variables, Vault};
-use crate::yaml;
+use crate::vars::{ArgumentSpecs, Findings, Layer, Variables, Vault};
 use indexmap::IndexMap;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -35,6 +34,8 @@ pub struct Run {
     pub inventory: Inventory,
     pub inventory_dir: PathBuf,
     pub variables: Variables,
+    /// What the roles declare; of the user's own playbook, those that it names.
+    pub specs: ArgumentSpecs,
     /// kprov's own `group_vars/all`, below everything else.
     pub defaults: Layer,
     pub tree: Arc<Tree>,
@@ -65,20 +66,18 @@ impl Run {
         let (playbook_path, playbook_dir) = playbook_path(&options.playbook);
         let tree = Tree::new(playbook_dir.iter().chain([&inventory_dir]).cloned().collect());
         let variables = Variables::load(&inventory, playbook_dir.as_deref(), &options.extra_vars, &vault)?;
-        let findings = match built_in {
-            true => crate::vars::check(&playbook::declared(&tree)?.specs, &variables),
-            false => Findings::default(),
-        };
+        let playbook = playbook::load(&tree, &playbook_path)?;
+        let (specs, findings) = check_variables(&tree, &playbook, built_in, &variables)?;
         for warning in variables.warnings.iter().chain(&findings.warnings) {
             events.send(Event::Warning { text: warning.to_string() });
         }
         if !findings.errors.is_empty() {
             return Err(InputErrors(findings.errors));
         }
-        let defaults = Arc::new(built_in_defaults()?);
-        let playbook = playbook::load(&tree, &playbook_path)?;
+        let defaults = playbook::group_vars()?;
         let limit = options.limit.as_deref().map(|pattern| inventory.select(pattern)).transpose()?;
         let templar = Templar::new();
+        super::lint::templates(&playbook, &templar)?;
         let shapes = shapes(&playbook, &inventory, limit.as_deref(), &options, &templar)?;
         let mut names: Vec<String> = Vec::new();
         for host in shapes.iter().flat_map(|shape| shape.batches.iter().flatten()) {
@@ -101,6 +100,7 @@ impl Run {
             inventory_dir,
             inventory,
             variables,
+            specs,
             defaults,
             tree,
             playbook,
@@ -318,6 +318,24 @@ impl Run {
     }
 }
 
+/// What the roles of a playbook declare, and whether the variables that were written fit. kprov's own playbooks know every
+/// variable that they read; one of the user's may read any.
+pub(super) fn check_variables(
+    tree: &Tree,
+    playbook: &Playbook,
+    built_in: bool,
+    variables: &Variables,
+) -> Result<(ArgumentSpecs, Findings), InputErrors> {
+    if built_in {
+        let specs = playbook::declared(tree)?.specs;
+        let findings = crate::vars::check(&specs, variables);
+        return Ok((specs, findings));
+    }
+    let specs = playbook::specs_of(tree, playbook)?;
+    let errors = crate::vars::check_values(&specs, variables);
+    Ok((specs, Findings { errors, warnings: Vec::new() }))
+}
+
 /// Names a new run.
 fn header(options: &Options) -> RunHeader {
     let now = jiff::Timestamp::now();
@@ -332,7 +350,7 @@ fn header(options: &Options) -> RunHeader {
 }
 
 /// Where the playbook is, and its directory where it is a file and not a built-in one.
-fn playbook_path(name: &str) -> (PathBuf, Option<PathBuf>) {
+pub(super) fn playbook_path(name: &str) -> (PathBuf, Option<PathBuf>) {
     if is_file(name) {
         let absolute = absolute(Path::new(name));
         let dir = absolute.parent().map(Path::to_owned);
@@ -342,26 +360,12 @@ fn playbook_path(name: &str) -> (PathBuf, Option<PathBuf>) {
 }
 
 /// Built-in playbooks have plain names.
-fn is_file(playbook: &str) -> bool {
+pub(super) fn is_file(playbook: &str) -> bool {
     playbook.contains('/') || Path::new(playbook).extension().is_some()
 }
 
-fn absolute(path: &Path) -> PathBuf {
+pub(super) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
-}
-
-/// kprov's own `group_vars/all`.
-pub fn built_in_defaults() -> Result<VarMap, InputErrors> {
-    let mut defaults = VarMap::default();
-    for (name, bytes) in Tree::built_in("group_vars/all/") {
-        let source = Source::new(format!("kprov:{name}"), String::from_utf8_lossy(&bytes).into_owned());
-        for (key, value) in yaml::load(&source)?.expect_map()? {
-            if let Some(name) = key.as_str() {
-                defaults.insert(name.to_owned(), Var::at(value.to_value(), key.span.clone()));
-            }
-        }
-    }
-    Ok(defaults)
 }
 
 /// Reduces the plays to what the graph needs: hosts in batches, selected steps, what waits for what.
@@ -465,7 +469,7 @@ fn reads_other_hosts(task: &Task, templar: &Templar) -> bool {
 }
 
 /// The template that a task renders, where its name is no template itself.
-fn template_of(task: &Task) -> Option<Arc<Source>> {
+pub(super) fn template_of(task: &Task) -> Option<Arc<Source>> {
     let name = matches!(task.module.as_str(), "template" | "k8s")
         .then(|| task.args.get("src").or(task.args.get("template")))??;
     task.files.template(name.as_str()?).ok()

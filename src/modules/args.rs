@@ -99,7 +99,10 @@ impl<'a> Args<'a> {
     }
 
     pub fn str(&mut self, name: &'static str) -> Result<String, ArgError> {
-        self.opt_str(name)?.ok_or_else(|| missing(name))
+        self.opt_str(name)?.ok_or_else(|| {
+            let near = near_miss(name, self.map.keys().map(String::as_str));
+            ArgError { help: near.map(|near| format!("`{near}` is no argument of this module")), ..missing(name) }
+        })
     }
 
     pub fn opt_bool(&mut self, name: &'static str) -> Result<Option<bool>, ArgError> {

@@ -2,7 +2,7 @@
 //!
 //! Arguments and defaults are those of Ansible's `blockinfile`, the markers too: a block that Ansible wrote is found.
 
-use super::edit::{self, Edit, Edited, Place, bare, compiled, end_line, lines};
+use super::edit::{self, Edit, Edited, Place, bare, end_line, lines};
 use super::replace::Change;
 use super::{Applied, Diff, Failure, Module, Needs};
 use crate::system::{View, Writer};
@@ -118,11 +118,7 @@ impl Module for Blockinfile {
         if file.absent() {
             self.edit.missing()?;
         }
-        let place = match &self.place {
-            Place::After(pattern) | Place::Before(pattern) => Some(compiled(pattern)?),
-            Place::Start | Place::End => None,
-        };
-        Ok(State { file, place })
+        Ok(State { file, place: self.place.regex()? })
     }
 
     fn diff(&self, state: &State) -> Option<Change> {

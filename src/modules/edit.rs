@@ -29,6 +29,16 @@ pub enum Place {
     Before(String),
 }
 
+impl Place {
+    /// The expression, where the place has one.
+    pub fn regex(&self) -> Result<Option<Regex>, Failure> {
+        match self {
+            Self::After(pattern) | Self::Before(pattern) => compiled(pattern).map(Some),
+            Self::Start | Self::End => Ok(None),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct State {
     found: Found,

@@ -204,11 +204,7 @@ impl Module for Lineinfile {
             Some(Find::Text(text)) => Matcher::Text(text.clone()),
             None => Matcher::Exact,
         };
-        let place = match &self.place {
-            Place::After(pattern) | Place::Before(pattern) => Some(compiled(pattern)?),
-            Place::Start | Place::End => None,
-        };
-        Ok(State { file, find, place })
+        Ok(State { file, find, place: self.place.regex()? })
     }
 
     fn diff(&self, state: &State) -> Option<Change> {

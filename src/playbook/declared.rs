@@ -1,9 +1,11 @@
 //! What kprov and its roles declare: the argument specs of all roles, and the defaults that apply where nobody sets a value.
 
-use super::Tree;
+use super::play::tasks_of;
+use super::{Playbook, Tree};
 use crate::source::{InputErrors, Source};
-use crate::vars::{ArgumentSpecs, Layer, Vault, read_map};
+use crate::vars::{ArgumentSpecs, Layer, VarMap, Vault, read_map};
 use crate::yaml;
+use indexmap::IndexSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +15,27 @@ pub struct Declared {
     pub specs: ArgumentSpecs,
     /// kprov's own `group_vars/all`, then the defaults of each role.
     pub defaults: Vec<Layer>,
+}
+
+/// kprov's own `group_vars/all`.
+pub fn group_vars() -> Result<Layer, InputErrors> {
+    let mut vars = VarMap::default();
+    for (name, bytes) in Tree::built_in("group_vars/all/") {
+        let source = Source::new(format!("kprov:{name}"), String::from_utf8_lossy(&bytes));
+        vars.extend(read_map(&yaml::load(&source)?, &Vault::default())?);
+    }
+    Ok(Arc::new(vars))
+}
+
+/// The argument specs of the roles of a playbook, and of no others.
+pub fn specs_of(tree: &Tree, playbook: &Playbook) -> Result<ArgumentSpecs, InputErrors> {
+    let mut declared = Declared::default();
+    let tasks = playbook.plays.iter().flat_map(|play| tasks_of(&play.steps));
+    let roles: IndexSet<String> = tasks.filter_map(|task| task.role.as_ref().map(|role| role.name.clone())).collect();
+    for role in roles {
+        declared.read_specs(tree, &role, &format!("roles/{role}/meta/argument_specs.yml"))?;
+    }
+    Ok(declared.specs)
 }
 
 /// Reads `playbooks/argument_specs.yml`, and of each role `meta/argument_specs.yml`, `defaults` and `vars`.
@@ -25,10 +48,7 @@ pub fn declared(tree: &Tree) -> Result<Declared, InputErrors> {
         }
     };
     collect(declared.read_specs(tree, "kprov", "playbooks/argument_specs.yml"));
-    for (name, bytes) in Tree::built_in("group_vars/all/") {
-        let source = Source::new(format!("kprov:{name}"), String::from_utf8_lossy(&bytes));
-        collect(declared.read_vars("kprov", &source, true));
-    }
+    collect(group_vars().map(|vars| declared.add_vars("kprov", vars, true)));
     for role in tree.roles() {
         collect(declared.read_specs(tree, &role, &format!("roles/{role}/meta/argument_specs.yml")));
         for (part, is_default) in [("defaults", true), ("vars", false)] {
@@ -52,12 +72,15 @@ impl Declared {
 
     /// Names that are set without a spec are known all the same.
     fn read_vars(&mut self, role: &str, source: &Arc<Source>, is_default: bool) -> Result<(), InputErrors> {
-        let vars = read_map(&yaml::load(source)?, &Vault::default())?;
+        self.add_vars(role, Arc::new(read_map(&yaml::load(source)?, &Vault::default())?), is_default);
+        Ok(())
+    }
+
+    fn add_vars(&mut self, role: &str, vars: Layer, is_default: bool) {
         self.specs.declare(role, vars.keys().map(String::as_str));
         if is_default {
-            self.defaults.push(Arc::new(vars));
+            self.defaults.push(vars);
         }
-        Ok(())
     }
 }
 

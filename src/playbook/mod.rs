@@ -10,7 +10,7 @@ mod task;
 mod tree;
 mod types;
 
-pub use declared::{Declared, declared};
+pub use declared::{Declared, declared, group_vars, specs_of};
 pub use play::{load, tasks_of};
 pub use tree::Tree;
 pub use types::{BatchSize, Block, Files, Keywords, Loop, Play, Playbook, Role, Step, Task, TaskId};

@@ -190,6 +190,7 @@ fn read_step(node: &Node, context: &Context, counter: &mut Counter, steps: &mut 
         _ if super::play::is_module(module) => {
             check_notify_fits(node, module, &keywords)?;
             let (args, free_form) = read_args(value, node.get("args"))?;
+            check_args(module, &args, free_form.is_some(), value)?;
             let index = counter.next();
             let name = node.get("name").and_then(Node::as_str).map_or_else(|| module.to_owned(), str::to_owned);
             steps.push(Step::Task(Arc::new(Task {
@@ -217,6 +218,26 @@ fn read_step(node: &Node, context: &Context, counter: &mut Counter, steps: &mut 
             Err(error)
         }
     }
+}
+
+/// Arguments that can be told to be wrong before they are rendered.
+fn check_args(module: &str, args: &Value, text: bool, node: &Node) -> Result<(), InputError> {
+    if text && !matches!(module, "command" | "shell") {
+        return Err(InputError::at(&node.span, format!("{module}: expected a mapping of arguments, found a text"))
+            .help("write `name: value` for each, on lines of their own"));
+    }
+    let Some(known) = crate::engine::actions::arguments(module) else { return Ok(()) };
+    let mut names = args.as_map().into_iter().flat_map(|map| map.keys());
+    let Some(name) = names.find(|name| !known.contains(&name.as_str())) else { return Ok(()) };
+    let key = node.as_map().unwrap_or_default().iter().map(|(key, _)| key).find(|key| key.as_str() == Some(name));
+    let span = key.map_or(&node.span, |key| &key.span);
+    Err(InputError::at(span, format!("{module}: unknown argument `{name}`")).help(
+        match near_miss(name, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if known.is_empty() => "this module takes no arguments".to_owned(),
+            None => format!("this module takes {}", known.join(", ")),
+        },
+    ))
 }
 
 /// `notify` is told to the agent with the task: docs/decisions/0005-handlers.md.

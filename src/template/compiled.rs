@@ -187,6 +187,7 @@ impl Compiled {
                 if value.is_undefined() {
                     return Err(no_else());
                 }
+                convert::refuse_undefined(value, false)?;
                 Session::of(state)?.capture(value.clone());
                 Ok(())
             }),
@@ -203,7 +204,10 @@ impl Compiled {
                 match value.as_str() {
                     Some(text) => out.write_str(text)?,
                     None if value.is_none() => {}
-                    None => write!(out, "{value}")?,
+                    None => {
+                        convert::refuse_undefined(value, true)?;
+                        write!(out, "{value}")?
+                    }
                 }
                 Ok(())
             }),

@@ -99,6 +99,26 @@ pub(super) fn undefined(value: &Jinja) -> Error {
     value.get_attr("").err().unwrap_or_else(|| Error::from(ErrorKind::UndefinedError))
 }
 
+/// Refuses what is undefined, however deep in a container. With `read`, variables in it are evaluated; without, they are
+/// left as they are.
+pub(super) fn refuse_undefined(value: &Jinja, read: bool) -> Result<(), Error> {
+    match value.kind() {
+        ValueKind::Undefined => Err(undefined(value)),
+        ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => {
+            if value.downcast_object_ref::<Lazy>().is_some_and(|lazy| !read || lazy.is_data()) {
+                return Ok(());
+            }
+            let is_map = value.kind() == ValueKind::Map;
+            for item in value.try_iter()?.checked() {
+                let item = item?;
+                refuse_undefined(&if is_map { value.get_item(&item)? } else { item }, read)?;
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// An argument of a filter. What is unknown inside stops the evaluation.
 pub(super) fn known(state: &State, value: &Jinja) -> Result<Value, Error> {
     let value = maybe_unknown(value)?;

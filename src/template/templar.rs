@@ -120,6 +120,25 @@ impl Templar {
         }
     }
 
+    /// Checks the syntax of one text, as [`render_str`](Self::render_str) reads it.
+    pub fn check(&self, text: &str) -> Result<(), TemplateError> {
+        if has_template(text) { self.cache.inline(text).map(drop) } else { Ok(()) }
+    }
+
+    /// The same for a condition.
+    pub fn check_condition(&self, text: &str) -> Result<(), TemplateError> {
+        match text {
+            text if has_template(text) => self.check(text),
+            text if text.trim().is_empty() => Ok(()),
+            text => self.cache.expression(text).map(drop),
+        }
+    }
+
+    /// The same for the text of a template file; files that it takes in are not looked at.
+    pub fn check_file(&self, text: &str, name: &Path) -> Result<(), TemplateError> {
+        Compiled::file(text, &Syntax::default(), None).map(drop).map_err(|error| error.in_file(name, text))
+    }
+
     fn with_session<T>(
         &self,
         scope: &Arc<dyn Scope>,

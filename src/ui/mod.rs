@@ -11,7 +11,9 @@ mod unified;
 
 use crate::engine::event::Event;
 use crate::engine::recap::Recap;
+use crate::value::Value;
 use clap::ValueEnum;
+use serde::Serialize;
 use std::io::Write;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -57,6 +59,18 @@ pub async fn follow(show: Show, hosts: Vec<String>, mut events: UnboundedReceive
 pub fn out(text: &str) {
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+/// JSON with sorted keys and four spaces, as `ansible-inventory` prints it.
+pub fn pretty(value: &Value) -> String {
+    let mut sorted = serde_json::Value::from(value);
+    sorted.sort_all_objects();
+    let mut out = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    // Writing to memory does not fail, and every key is text.
+    let _ = sorted.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter));
+    out.push(b'\n');
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// Writes a line to stderr.

@@ -22,24 +22,31 @@ pub struct Findings {
     pub warnings: Vec<InputError>,
 }
 
-/// Checks every variable that was written, whether or not a host uses it.
+/// Checks the value of every variable that was written, whether or not a host uses it.
+pub fn check_values(specs: &ArgumentSpecs, variables: &Variables) -> Vec<InputError> {
+    let mut errors = Vec::new();
+    for (name, var) in written(variables) {
+        if let Err(error) = specs.check_value(name, &var.value) {
+            let mut error = InputError { span: var.origin.clone(), ..error };
+            if var.secret {
+                error.message =
+                    format!("wrong value of {name}: it does not fit its declaration (it comes from a vault)");
+            }
+            errors.push(error);
+        }
+    }
+    errors
+}
+
+/// Checks values as [`check_values`] does, and that every name is one that something reads.
 pub fn check(specs: &ArgumentSpecs, variables: &Variables) -> Findings {
-    let mut findings = Findings::default();
+    let mut findings = Findings { errors: check_values(specs, variables), warnings: Vec::new() };
     let kubespray: HashSet<&str> = KUBESPRAY.lines().filter(|line| !line.starts_with('#')).collect();
     let read = names_read(specs, variables);
     // One mistake in a host line is often made in every host line: report the first, with a count.
     let mut unknown: IndexMap<&str, (&Var, usize)> = IndexMap::new();
     for (name, var) in written(variables) {
-        if specs.get(name).is_some() {
-            if let Err(error) = specs.check_value(name, &var.value) {
-                let mut error = InputError { span: var.origin.clone(), ..error };
-                if var.secret {
-                    error.message =
-                        format!("wrong value of {name}: it does not fit its declaration (it comes from a vault)");
-                }
-                findings.errors.push(error);
-            }
-        } else if !name.starts_with("ansible_") && !read.contains(name) {
+        if specs.get(name).is_none() && !name.starts_with("ansible_") && !read.contains(name) {
             unknown.entry(name).or_insert((var, 0)).1 += 1;
         }
     }

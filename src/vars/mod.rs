@@ -13,7 +13,7 @@ mod var;
 mod variables;
 mod vault;
 
-pub use check::{Findings, check};
+pub use check::{Findings, check, check_values};
 pub use files::{read_file, read_map};
 pub use secret::Secret;
 pub use specs::{ArgumentSpecs, Spec, Type};

@@ -2,7 +2,9 @@
 
 mod agent;
 mod artifacts;
+mod bad_input;
 mod cluster;
+mod commands;
 mod faults;
 mod fidelity;
 mod fixture;

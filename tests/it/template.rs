@@ -439,6 +439,35 @@ fn expressions_give_what_ansible_gives() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
+/// What is undefined is an error that names it, also within containers and arguments; what forgives it still does.
+#[test]
+fn undefined_values_are_errors_as_in_ansible() {
+    let scope = Names::of(include_str!("template_variables.yml")).scope();
+    let mut wrong = String::new();
+    for line in include_str!("template_undefined.tsv").lines() {
+        let (expression, expected) = line.split_once('\t').unwrap();
+        let found = render(&format!("{{{{ {expression} }}}}"), &scope);
+        let fits = match (&found, serde_json::from_str::<serde_json::Value>(expected)) {
+            (Ok(found), Ok(expected)) => serde_json::Value::from(found) == expected,
+            (Err(error), Err(_)) => error.to_string().contains(expected),
+            _ => false,
+        };
+        if !fits {
+            wrong += &format!("{expression}\n  expected {expected}\n  found    {found:?}\n");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+    // Within text, and through a variable: the place is the variable's.
+    let scope = Names::of("list: [a, '{{ nope }}']\n").scope();
+    for text in
+        ["x {{ list }}", "{{ list | join(',') }}", "{{ list | sort }}", "{% for x in [nope] %}{{ x }}{% endfor %}"]
+    {
+        let error = render(text, &scope).unwrap_err().to_string();
+        assert!(error.contains("`nope` is undefined"), "{text}: {error}");
+        assert_eq!(text.contains("list"), error.contains("vars.yml:1"), "{text}: {error}");
+    }
+}
+
 /// Every place in a value, as the value with that place unknown.
 fn with_one_unknown(value: &Value) -> Vec<Value> {
     let mut out = vec![unknown()];

@@ -1,5 +1,6 @@
 //! The agent's binary: found, read and digested once per run.
 
+use crate::agent::BUILD;
 use crate::agent::needs::hex;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -22,10 +23,13 @@ pub enum BinaryError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{path} is not a program for Linux (ELF)", path = path.display())]
     NotElf { path: PathBuf },
+    #[error("{path} is the agent of another build than this kprov; build both together (make build), or name the right one in KPROV_AGENT", path = path.display())]
+    OtherBuild { path: PathBuf },
 }
 
 impl AgentBinary {
-    /// Reads the file that `KPROV_AGENT` names, else `kprov-agent` beside this program.
+    /// Reads the file that `KPROV_AGENT` names, else `kprov-agent` beside this program. It has to be of this build: the
+    /// two ends of the wire have no version to agree on.
     pub fn locate() -> Result<Self, BinaryError> {
         let path = match std::env::var_os("KPROV_AGENT") {
             Some(path) => PathBuf::from(path),
@@ -33,7 +37,11 @@ impl AgentBinary {
                 .map_err(|source| BinaryError::Read { path: "kprov-agent".into(), source })?
                 .with_file_name("kprov-agent"),
         };
-        Self::read(&path)
+        let binary = Self::read(&path)?;
+        if !contains(&binary.bytes, BUILD.as_bytes()) {
+            return Err(BinaryError::OtherBuild { path });
+        }
+        Ok(binary)
     }
 
     /// Reads a file.
@@ -54,5 +62,33 @@ fn machine(elf: &[u8]) -> Option<&'static str> {
         [183, 0] => Some("aarch64"),
         [243, 0] => Some("riscv64"),
         _ => None,
+    }
+}
+
+/// Whether `needle` is somewhere in `bytes`: Horspool's search, which skips most of them.
+fn contains(bytes: &[u8], needle: &[u8]) -> bool {
+    let last = needle.len() - 1;
+    let mut at = 0;
+    while let Some(window) = bytes.get(at..=at + last) {
+        if window == needle {
+            return true;
+        }
+        at += needle[..last].iter().rposition(|byte| *byte == window[last]).map_or(needle.len(), |i| last - i);
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_found_wherever_it_is() {
+        for text in ["needle", "xneedle", "xxneeneedlex", "needneedle", &format!("{}needle", "e".repeat(99))] {
+            assert!(contains(text.as_bytes(), b"needle"), "{text}");
+        }
+        for text in ["", "needl", "needlneedl", "eedle needl e"] {
+            assert!(!contains(text.as_bytes(), b"needle"), "{text}");
+        }
     }
 }

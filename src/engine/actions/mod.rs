@@ -36,6 +36,18 @@ pub const NAMES: &[&str] = &[
     "template",
 ];
 
+/// The arguments of modules that evaluate expressions: what else is written there is a mistake that is known at load.
+/// `None`: the module itself refuses what it does not know, when its arguments are rendered.
+pub fn arguments(module: &str) -> Option<&'static [&'static str]> {
+    Some(match module {
+        "assert" => &["that", "fail_msg", "msg", "success_msg", "quiet"],
+        "debug" => &["msg", "var"],
+        "fail" => &["msg"],
+        "setup" => &[],
+        _ => return None,
+    })
+}
+
 /// A task that is ready to run.
 pub enum Prepared {
     Node(Box<Resource>),

@@ -13,7 +13,9 @@ mod paths;
 mod text;
 
 use super::call::{Table, add_filters};
-use minijinja::Environment;
+use super::convert;
+use minijinja::value::{Rest, ValueOrKwargs};
+use minijinja::{Environment, Error, State, Value as Jinja, filters as theirs};
 
 pub(super) use collections::subelements;
 
@@ -75,9 +77,35 @@ const BUILT_IN: [&str; 42] = [
 ];
 
 pub(super) fn add_to(env: &mut Environment<'static>) {
+    refuse_undefined(env);
     for table in TABLES {
         add_filters(env, table);
     }
+}
+
+/// Wraps those of minijinja's filters that take in an undefined item or argument without a word; Ansible fails there.
+///
+/// Filters that only pass items on (`list`, `map`, `select`) stay as they are: a later `select('defined')` or
+/// `default` may deal with what is undefined.
+fn refuse_undefined(env: &mut Environment<'static>) {
+    macro_rules! wrap {
+        ($($name:ident),*) => {
+            $(
+                env.add_filter(concat!("\u{1}", stringify!($name)), theirs::$name);
+                env.add_filter(stringify!($name), |state: &mut State, args: Rest<ValueOrKwargs>| {
+                    defined_then(state, concat!("\u{1}", stringify!($name)), args.into_values())
+                });
+            )*
+        };
+    }
+    wrap!(dictsort, format, groupby, indent, join, pprint, replace, round, sort, split, string, sum, tojson);
+}
+
+fn defined_then(state: &mut State, filter: &'static str, args: Vec<Jinja>) -> Result<Jinja, Error> {
+    for arg in &args {
+        convert::refuse_undefined(arg, true)?;
+    }
+    state.apply_filter(filter, &args)
 }
 
 pub(super) fn names() -> Vec<&'static str> {

@@ -1,0 +1,57 @@
+//! `kprov facts`: what hosts tell about themselves.
+
+use super::Exit;
+use super::run::{RunArgs, Verb, find_agent, load, runtime};
+use crate::engine::connect;
+use crate::engine::event::{Event, Status};
+use crate::system::Mode;
+use crate::ui;
+use crate::value::{Map, Value};
+use std::time::Duration;
+
+/// Print the facts of hosts as JSON.
+#[derive(clap::Args)]
+pub struct FactsArgs {
+    /// Which hosts
+    #[arg(value_name = "PATTERN", default_value = "all")]
+    pattern: String,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+pub fn run(mut args: FactsArgs) -> Exit {
+    args.run.limit = Some(match args.run.limit {
+        Some(limit) => format!("{}:&{limit}", args.pattern),
+        None => args.pattern,
+    });
+    // All hosts, unless a playbook was named.
+    if args.run.playbook == "cluster" {
+        "facts".clone_into(&mut args.run.playbook);
+    }
+    match facts(&args.run) {
+        Ok(exit) | Err(exit) => exit,
+    }
+}
+
+fn facts(args: &RunArgs) -> Result<Exit, Exit> {
+    let (run, mut events) = load(args, &Verb { mode: Mode::Plan, diff: false, only_preconditions: true })?;
+    find_agent(&run)?;
+    let runtime = runtime()?;
+    runtime.block_on(connect::connect_all(&run));
+    let mut exit = Exit::Ok;
+    while let Ok(event) = events.try_recv() {
+        match event {
+            Event::Task { subject, status: Status::Unreachable, message, .. } => {
+                ui::talk(&format!("{}: unreachable: {}", subject.host, message.unwrap_or_default()));
+                exit = Exit::Unreachable;
+            }
+            Event::Warning { text } => ui::talk(&format!("warning: {text}")),
+            _ => {}
+        }
+    }
+    let alive = run.hosts.values().filter(|host| !host.is_dead());
+    let facts: Map = alive.map(|host| (host.name.clone(), host.facts_value())).collect();
+    ui::out(&ui::pretty(&Value::Map(facts)));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(exit)
+}
