@@ -7,6 +7,7 @@ mod apply;
 mod artifacts;
 mod inventory;
 mod lab;
+mod lock;
 mod plan;
 mod run;
 mod validate;
@@ -48,6 +49,7 @@ enum Verb {
     Plan(plan::PlanArgs),
     Validate(validate::ValidateArgs),
     Lab(lab::LabArgs),
+    Lock(lock::LockArgs),
     Vars(vars::VarsArgs),
 }
 
@@ -68,6 +70,7 @@ pub fn main() -> Exit {
         Verb::Plan(args) => plan::run(args),
         Verb::Validate(args) => validate::run(args),
         Verb::Lab(args) => lab::run(args),
+        Verb::Lock(args) => lock::run(args),
         Verb::Vars(args) => vars::run(args),
     }
 }
