@@ -29,7 +29,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// How long a run waits for the task in hand of an older one.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long agents may take to let go when a lock is broken, and to end when they are told to.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(5);
 
 /// The part of one agent in it.
 pub(super) struct Lock {
@@ -203,10 +203,8 @@ impl Lock {
             Some(newest) if newest.token == run.token => return Ok(()),
             _ => {}
         }
-        let mut file = tempfile::Builder::new()
-            .prefix(crate::system::TEMPORARY)
-            .tempfile_in(&self.state)
-            .map_err(failed)?;
+        let mut file =
+            tempfile::Builder::new().prefix(crate::system::TEMPORARY).tempfile_in(&self.state).map_err(failed)?;
         file.write_all(to_text(run).as_bytes()).map_err(failed)?;
         file.as_file().sync_all().map_err(failed)?;
         file.persist(self.path("fence")).map_err(|error| failed(error.error))?;
@@ -484,8 +482,11 @@ mod tests {
 
     #[test]
     fn a_run_is_read_as_it_was_written() {
-        let whole =
-            RunHeader { started: 1_795_000_000, command: "apply -i a b".to_owned(), ..run("20261125T031928Z-4f2a91", 9) };
+        let whole = RunHeader {
+            started: 1_795_000_000,
+            command: "apply -i a b".to_owned(),
+            ..run("20261125T031928Z-4f2a91", 9)
+        };
         assert_eq!(from_text(&to_text(&whole)), Some(whole.clone()));
         let torn = RunHeader { command: "apply\ntoken 99".to_owned(), ..whole };
         assert_eq!(from_text(&to_text(&torn)).unwrap().token, 9);

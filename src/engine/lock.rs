@@ -235,7 +235,7 @@ impl Attempt {
         let reasons: Vec<_> = away.iter().chain(&self.failed).map(|(host, why)| format!("{host}: {why}")).collect();
         format!(
             "{need} of {all} hosts of {HOLDERS} have to grant it, {} can ({}) : bring them back, or take them out of the inventory",
-            self.granted.len(),
+            all - away.len() - self.failed.len(),
             reasons.join("; ")
         )
     }
