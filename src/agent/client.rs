@@ -15,9 +15,10 @@ pub use launch::LaunchError;
 pub use tunnels::Tunnel;
 
 use super::frame;
-use super::protocol::{FromAgent, Seq, ToAgent};
+use super::protocol::{FromAgent, LockRequest, LockState, RunHeader, Seq, ToAgent};
 use crate::modules::Failure;
 use crate::pki::SigningRequest;
+use crate::system::Mode;
 use crate::transport::{Become, Session};
 use launch::Launched;
 use std::collections::HashMap;
@@ -72,6 +73,9 @@ impl Events {
 /// Who waits for an answer beside the stream of events.
 #[derive(Default)]
 struct Waiting {
+    /// In the order in which they were asked.
+    begun: Mutex<Vec<oneshot::Sender<Result<(), Failure>>>>,
+    locks: Mutex<Vec<oneshot::Sender<Result<LockState, Failure>>>>,
     signatures: Mutex<HashMap<u32, oneshot::Sender<Result<String, Failure>>>>,
     connecting: Mutex<HashMap<u32, Connecting>>,
     tunnels: Mutex<HashMap<u32, mpsc::UnboundedSender<Incoming>>>,
@@ -123,6 +127,37 @@ impl Agent {
         receiver.await.map_err(gone)?
     }
 
+    /// Begins the work of a run; the host may refuse.
+    pub async fn begin(&self, mode: Mode, run: Option<RunHeader>) -> Result<(), Failure> {
+        self.ask(&self.waiting.begun, ToAgent::Begin { mode, run }).await
+    }
+
+    /// Asks about the lock of the host, or for it.
+    pub async fn lock(&self, request: LockRequest) -> Result<LockState, Failure> {
+        self.ask(&self.waiting.locks, ToAgent::Lock(request)).await
+    }
+
+    /// Asks something that is answered in order.
+    async fn ask<T>(
+        &self,
+        waiting: &Mutex<Vec<oneshot::Sender<Result<T, Failure>>>>,
+        question: ToAgent,
+    ) -> Result<T, Failure> {
+        let gone = || Failure::new("the agent is gone");
+        // Room first: questions are sent in the order in which those who ask begin to wait.
+        let room = self.messages.reserve().await.map_err(|_| gone())?;
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut waiting = lock(waiting);
+            waiting.push(sender);
+            room.send(question);
+        }
+        tokio::select! {
+            answer = receiver => answer.map_err(|_| gone())?,
+            () = self.messages.closed() => Err(gone()),
+        }
+    }
+
     /// Opens a TCP connection from the host to `address`.
     pub async fn tunnel(&self, address: std::net::SocketAddr) -> Result<Tunnel, Failure> {
         tunnels::open(self, address).await
@@ -131,6 +166,15 @@ impl Agent {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Answers whoever has waited longest.
+fn answer<T>(waiting: &Mutex<Vec<oneshot::Sender<T>>>, answer: T) {
+    let mut waiting = lock(waiting);
+    if !waiting.is_empty() {
+        // Who does not wait any more does not want to know.
+        let _ = waiting.remove(0).send(answer);
+    }
 }
 
 /// Writes messages as they come; chunks of blobs only while there is nothing else to say.
@@ -195,6 +239,8 @@ impl Reader {
         for (_, serving) in self.serving.drain() {
             serving.abort();
         }
+        lock(&self.waiting.begun).clear();
+        lock(&self.waiting.locks).clear();
         lock(&self.waiting.signatures).clear();
         lock(&self.waiting.connecting).clear();
         lock(&self.waiting.tunnels).clear();
@@ -226,6 +272,8 @@ impl Reader {
                 let serving = tokio::spawn(blobs::serve(self.blobs.clone(), seq, blob, self.chunks.clone()));
                 self.serving.insert(seq, serving);
             }
+            FromAgent::Begun { result } => answer(&self.waiting.begun, result),
+            FromAgent::Lock(result) => answer(&self.waiting.locks, result),
             FromAgent::Signed { id, result } => {
                 if let Some(waiting) = lock(&self.waiting.signatures).remove(&id) {
                     let _ = waiting.send(result);

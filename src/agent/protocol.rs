@@ -17,18 +17,25 @@ pub const CHUNK: usize = 256 << 10;
 /// How many bytes one end of a tunnel may send before the other has said that it passed them on.
 pub const TUNNEL_WINDOW: u32 = 1 << 20;
 
+/// What the result of a failure has when a newer run has begun on the host.
+pub const REPLACED: &str = "replaced";
+
 /// Number of a task on one host in one run; the controller counts.
 pub type Seq = u32;
 
 /// From the controller to the agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToAgent {
-    /// Starts the work: what tasks will do from here on.
+    /// Starts the work: what tasks will do from here on. Before it they are planned. Answered with [`FromAgent::Begun`].
     Begin {
         mode: Mode,
         /// The run that the work belongs to, where it is one that changes hosts.
         run: Option<RunHeader>,
     },
+    /// Asks about the lock, or for it; answered with [`FromAgent::Lock`].
+    Lock(LockRequest),
+    /// Nothing but that the controller is there. Sent to whoever holds the lock.
+    Alive,
     /// Asks for facts.
     Facts,
     Task(Box<Task>),
@@ -99,6 +106,45 @@ pub struct RunHeader {
     pub started: i64,
     /// The verb and its flags.
     pub command: String,
+    /// Larger than that of every run before it on the hosts that it changes; 0 as long as it has none. Nodes refuse a run
+    /// when a newer one has begun on them.
+    pub token: u64,
+}
+
+/// What the controller wants of the lock of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LockRequest {
+    /// To know who has it. Touches nothing.
+    Show,
+    /// To have it. When the holder in the answer is another run, that one has it.
+    Take(RunHeader),
+    /// To give it back.
+    LetGo,
+    /// To make the run with its token the newest of the node: older ones are refused.
+    Fence(RunHeader),
+    /// The same, and that the agents of older runs let go; those that do not are ended.
+    Break(RunHeader),
+}
+
+/// The lock of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockState {
+    /// The newest run of the node, whether or not it is over.
+    pub newest: Option<RunHeader>,
+    pub holder: Option<Holder>,
+    /// The process of another agent that has a task in hand.
+    pub busy: Option<u32>,
+    /// The processes that had to be ended.
+    pub ended: Vec<u32>,
+}
+
+/// Who holds the lock of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    pub run: RunHeader,
+    pub pid: u32,
+    /// Since it was taken, by the node's clock.
+    pub seconds: u64,
 }
 
 /// Which task it is, for the record and for people.
@@ -147,6 +193,14 @@ pub enum FromAgent {
         build: String,
     },
     Facts(Result<Value, Failure>),
+    Begun {
+        result: Result<(), Failure>,
+    },
+    Lock(Result<LockState, Failure>),
+    /// Another run has taken the place of this one: the agent changes nothing any more, and drops what comes.
+    Replaced {
+        reason: String,
+    },
     Started {
         seq: Seq,
     },

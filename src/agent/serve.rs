@@ -5,9 +5,10 @@
 
 use super::facts;
 use super::frame;
+use super::lock::Lock;
 use super::needs::{Answer, Answers, TaskNeeds, hex};
 use super::pending::Pending;
-use super::protocol::{FromAgent, Seq, Task, TaskResult, ToAgent};
+use super::protocol::{FromAgent, LockRequest, RunHeader, Seq, Task, TaskResult, ToAgent};
 use super::tunnels::Tunnels;
 use crate::modules::{Failure, Resource};
 use crate::pki::{self, SigningRequest};
@@ -55,6 +56,8 @@ pub fn serve(
         cancelled: AtomicBool::default(),
         ended: AtomicBool::default(),
         tunnels: Tunnels::new(output.clone()),
+        output: output.clone(),
+        lock: Lock::new(state, output.clone()),
     });
     let (signing, requests) = channel();
     let signer = output.clone();
@@ -65,7 +68,8 @@ pub fn serve(
         state: state.to_owned(),
         shared,
         output,
-        system: None,
+        system: System::new(Mode::Plan),
+        pending: Pending::new(state, Mode::Plan),
         clock: 0,
         notified: HashMap::new(),
         started: HashMap::new(),
@@ -94,7 +98,8 @@ impl Output {
 
 /// What is done in order, one at a time.
 enum Job {
-    Begin(Mode),
+    Begin(Mode, Option<RunHeader>),
+    Lock(LockRequest),
     Facts,
     Task(Box<Task>),
 }
@@ -107,9 +112,15 @@ struct Shared {
     /// The link has dropped: no task is begun any more. The one in hand is finished.
     ended: AtomicBool,
     tunnels: Tunnels,
+    output: Output,
+    lock: Arc<Lock>,
 }
 
 impl Shared {
+    fn stopped(&self) -> bool {
+        [&self.cancelled, &self.ended].iter().any(|stop| stop.load(Ordering::Relaxed))
+    }
+
     fn read(
         &self,
         mut input: impl BufRead,
@@ -124,14 +135,25 @@ impl Shared {
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             };
+            self.lock.heard();
             match message {
-                ToAgent::Begin { mode, run: _ } => drop(jobs.send(Job::Begin(mode))),
+                ToAgent::Begin { mode, run } => drop(jobs.send(Job::Begin(mode, run))),
+                ToAgent::Lock(request) => drop(jobs.send(Job::Lock(request))),
+                ToAgent::Alive => {}
                 ToAgent::Facts => drop(jobs.send(Job::Facts)),
                 ToAgent::Task(task) => drop(jobs.send(Job::Task(task))),
                 ToAgent::Chunk { seq, bytes, last } => self.answers.give(seq, Answer::Chunk { bytes, last }),
                 ToAgent::Certificate { seq, pem } => self.answers.give(seq, Answer::Certificate(pem)),
                 ToAgent::Refused { seq, failure } => self.answers.give(seq, Answer::Refused(failure)),
+                ToAgent::Sign { id, .. } if self.lock.replaced().unwrap_or(true) => {
+                    let result = Err(Failure::new("the run was replaced by another one"));
+                    let _ = self.output.send(&FromAgent::Signed { id, result });
+                }
                 ToAgent::Sign { id, request } => drop(signing.send((id, request))),
+                // The API is changed through a tunnel, so that a run that was replaced has none.
+                ToAgent::Connect { id, .. } | ToAgent::Data { id, .. } if self.lock.replaced().unwrap_or(true) => {
+                    self.tunnels.refuse(id)
+                }
                 ToAgent::Connect { id, address } => self.tunnels.connect(id, address),
                 ToAgent::Data { id, bytes } => self.tunnels.data(id, bytes),
                 ToAgent::Window { id, bytes } => self.tunnels.grant(id, bytes),
@@ -142,6 +164,7 @@ impl Shared {
         };
         self.ended.store(true, Ordering::Relaxed);
         self.answers.close();
+        self.lock.detached();
         skipped.and(end)
     }
 }
@@ -169,8 +192,9 @@ struct Worker {
     state: PathBuf,
     shared: Arc<Shared>,
     output: Output,
-    /// The node and its notified handlers, from [`ToAgent::Begin`] on.
-    system: Option<(System, Pending)>,
+    /// The node and its notified handlers; planned until [`ToAgent::Begin`].
+    system: System,
+    pending: Pending,
     /// How many tasks have been run, and after how many a handler was last notified or a unit started.
     clock: u64,
     notified: HashMap<String, u64>,
@@ -184,9 +208,12 @@ impl Worker {
     fn work(mut self, queue: &Receiver<Job>) {
         for job in queue {
             match job {
-                Job::Begin(mode) => {
-                    self.system = Some((System::new(mode), Pending::new(&self.state, mode)));
-                    self.failed.clear();
+                Job::Begin(mode, run) => {
+                    let result = self.begin(mode, run.as_ref());
+                    let _ = self.output.send(&FromAgent::Begun { result });
+                }
+                Job::Lock(request) => {
+                    let _ = self.output.send(&FromAgent::Lock(self.shared.lock.answer(&request)));
                 }
                 Job::Facts => {
                     // Of the node as it is, whatever has been planned.
@@ -208,12 +235,28 @@ impl Worker {
         }
     }
 
+    fn begin(&mut self, mode: Mode, run: Option<&RunHeader>) -> Result<(), Failure> {
+        if let Some(run) = run {
+            let shared = self.shared.clone();
+            shared.lock.begin(run, || shared.stopped())?;
+        }
+        self.system = System::new(mode);
+        self.pending = Pending::new(&self.state, mode);
+        self.failed.clear();
+        Ok(())
+    }
+
     fn task(&mut self, task: &Task) -> TaskResult {
         let dropped = self.failed.get(&task.epoch).is_some_and(|group| *group != task.group);
-        if dropped || [&self.shared.cancelled, &self.shared.ended].iter().any(|stop| stop.load(Ordering::Relaxed)) {
+        if dropped || self.shared.stopped() {
             return TaskResult::Dropped;
         }
-        let result = self.run(task).unwrap_or_else(TaskResult::Failed);
+        let shared = self.shared.clone();
+        let result = match shared.lock.enter() {
+            Ok(Some(_in_hand)) => self.run(task).unwrap_or_else(TaskResult::Failed),
+            Ok(None) => return TaskResult::Dropped,
+            Err(failure) => TaskResult::Failed(failure),
+        };
         if matches!(result, TaskResult::Failed(_)) {
             self.fail(task);
         }
@@ -227,8 +270,7 @@ impl Worker {
     }
 
     fn run(&mut self, task: &Task) -> Result<TaskResult, Failure> {
-        let (system, pending) =
-            self.system.as_mut().ok_or_else(|| Failure::new("a task came before the work began (a bug in kprov)"))?;
+        let (system, pending) = (&mut self.system, &mut self.pending);
         if let Some(handler) = &task.handler {
             let due = task.carried || self.notified.contains_key(handler);
             if !due || !pending.begin(handler, task.group)? {

@@ -81,6 +81,14 @@ impl Tunnels {
         }
     }
 
+    /// Ends the connection, whether or not there is one.
+    pub(super) fn refuse(&self, id: u32) {
+        self.reset(id);
+        let result = Err(Failure::new("this run was replaced by another one"));
+        let _ = self.output.send(&FromAgent::Connected { id, result });
+        let _ = self.output.send(&FromAgent::Closed { id });
+    }
+
     fn open_stream(&self, id: u32, address: &str) -> io::Result<(TcpStream, TcpStream)> {
         let address: SocketAddr = address
             .parse()

@@ -3,6 +3,7 @@
 use super::Exit;
 use super::run::{RunArgs, Verb, run as run_stages};
 use crate::system::Mode;
+use std::time::Duration;
 
 /// Bring the hosts to what the inventory says.
 #[derive(clap::Args)]
@@ -15,9 +16,13 @@ pub struct ApplyArgs {
     /// Show what is replaced in files
     #[arg(short = 'D', long)]
     diff: bool,
+    /// Wait this long for another run that has the cluster
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    lock_timeout: u64,
 }
 
-pub fn run(args: ApplyArgs) -> Exit {
+pub fn run(mut args: ApplyArgs) -> Exit {
+    args.run.lock_timeout = Duration::from_secs(args.lock_timeout);
     let mode = if args.check { Mode::Plan } else { Mode::Apply };
     match run_stages(args.run, Verb { mode, diff: args.diff, only_preconditions: false }) {
         Ok(done) => done.exit,

@@ -25,8 +25,8 @@ pub fn run(mut args: FactsArgs) -> Exit {
         None => args.pattern,
     });
     // All hosts, unless a playbook was named.
-    if args.run.playbook == "cluster" {
-        "facts".clone_into(&mut args.run.playbook);
+    if args.run.connect.playbook == "cluster" {
+        "facts".clone_into(&mut args.run.connect.playbook);
     }
     match facts(&args.run) {
         Ok(exit) | Err(exit) => exit,

@@ -12,6 +12,7 @@ mod init;
 mod inventory;
 mod lab;
 mod lint;
+mod lock;
 mod plan;
 mod run;
 mod validate;
@@ -60,6 +61,7 @@ enum Verb {
     Plan(plan::PlanArgs),
     Validate(validate::ValidateArgs),
     Lab(lab::LabArgs),
+    Lock(lock::LockArgs),
     Vars(vars::VarsArgs),
 }
 
@@ -99,6 +101,7 @@ pub fn main() -> Exit {
         Verb::Plan(args) => plan::run(args),
         Verb::Validate(args) => validate::run(args),
         Verb::Lab(args) => lab::run(args),
+        Verb::Lock(args) => lock::run(args),
         Verb::Vars(args) => vars::run(args),
     }
 }

@@ -3,7 +3,7 @@
 use super::Exit;
 use crate::engine::event::{Event, Events};
 use crate::engine::recap::Recap;
-use crate::engine::{Options, Run, connect, preconditions};
+use crate::engine::{Options, Run, connect, lock, preconditions};
 use crate::source::InputErrors;
 use crate::system::Mode;
 use crate::transport::ConnectionFlags;
@@ -14,20 +14,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
 
+/// Which hosts there are, and how to get in.
 #[derive(clap::Args)]
-pub struct RunArgs {
+pub struct ConnectArgs {
     /// Inventory file or directory, or a list of hosts that ends in a comma; can be given more than once
     #[arg(short, long, value_name = "INVENTORY", required = true)]
     inventory: Vec<PathBuf>,
-    /// Only hosts that match this pattern
-    #[arg(short, long, value_name = "PATTERN")]
-    pub limit: Option<String>,
-    /// Only tasks with these tags
-    #[arg(short, long, value_delimiter = ',')]
-    tags: Vec<String>,
-    /// No tasks with these tags
-    #[arg(long, value_delimiter = ',', value_name = "TAGS")]
-    skip_tags: Vec<String>,
     /// Variables: key=value, @file or JSON; can be given more than once
     #[arg(short, long, value_name = "VARS")]
     extra_vars: Vec<String>,
@@ -61,12 +53,30 @@ pub struct RunArgs {
     /// Read the password of vaulted variables from this file
     #[arg(long, value_name = "FILE", env = "ANSIBLE_VAULT_PASSWORD_FILE")]
     vault_password_file: Vec<PathBuf>,
+}
+
+#[derive(clap::Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// Only hosts that match this pattern
+    #[arg(short, long, value_name = "PATTERN")]
+    pub limit: Option<String>,
+    /// Only tasks with these tags
+    #[arg(short, long, value_delimiter = ',')]
+    tags: Vec<String>,
+    /// No tasks with these tags
+    #[arg(long, value_delimiter = ',', value_name = "TAGS")]
+    skip_tags: Vec<String>,
     /// Text, or JSON lines
     #[arg(long, value_enum, default_value_t)]
     format: Format,
     /// Show tasks that change nothing too, and how long stages take
     #[arg(short, long)]
     verbose: bool,
+    /// How long to wait for another run
+    #[arg(skip)]
+    pub lock_timeout: Duration,
 }
 
 /// What a verb makes of the shared flags.
@@ -137,16 +147,35 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Exit> {
     })
 }
 
-/// The stages in order. Nothing is changed on any host before the preconditions of all of them hold.
+/// The stages in order. Nothing is changed on any host before the preconditions of all of them hold, and nobody else
+/// changes them from before facts are gathered until the end.
 async fn stages(run: Arc<Run>) {
     stage(&run, "connect", connect::connect_all(&run)).await;
-    if run.cancelled()
-        || !stage(&run, "preconditions", preconditions::check(&run)).await
+    if run.cancelled() {
+        return;
+    }
+    if !run.planning() {
+        if !stage(&run, "lock", lock::take(&run)).await {
+            return;
+        }
+        stage(&run, "facts", connect::facts_all(&run)).await;
+    }
+    work(&run).await;
+    lock::release(&run).await;
+}
+
+async fn work(run: &Arc<Run>) {
+    if run.stopped()
+        || !stage(run, "preconditions", preconditions::check(run)).await
         || run.options.only_preconditions
+        || run.stopped()
     {
         return;
     }
-    stage(&run, "plays", run.play()).await;
+    if !run.planning() {
+        stage(run, "begin", run.begin()).await;
+    }
+    stage(run, "plays", run.play()).await;
 }
 
 async fn stage<T>(run: &Run, name: &'static str, work: impl Future<Output = T>) -> T {
@@ -184,55 +213,74 @@ pub fn refuse(errors: &InputErrors) -> Exit {
 }
 
 fn options(args: &RunArgs, verb: &Verb) -> Result<Options, String> {
-    let become_password = match (&args.become_password_file, args.ask_become_pass) {
-        (Some(file), _) => {
-            let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
-            Some(Secret::new(text.trim_end_matches('\n')))
-        }
-        (None, true) => {
-            ui::prompt("BECOME password: ");
-            let typed =
-                console::Term::stderr().read_secure_line().map_err(|e| format!("cannot read the password: {e}"))?;
-            Some(Secret::new(typed))
-        }
-        (None, false) => None,
-    };
     Ok(Options {
         mode: verb.mode,
-        inventories: args.inventory.clone(),
         limit: args.limit.clone(),
         tags: args.tags.clone(),
         skip_tags: args.skip_tags.clone(),
-        extra_vars: args.extra_vars.clone(),
-        vault_password_files: args.vault_password_file.clone(),
-        playbook: args.playbook.clone(),
-        forks: args.forks,
-        connection: ConnectionFlags {
-            user: args.user.clone(),
-            private_key: args.private_key.clone(),
-            escalate: args.r#become,
-            become_user: args.become_user.clone(),
-            become_password,
-            timeout: args.timeout.map(Duration::from_secs),
-            ..ConnectionFlags::default()
-        },
+        lock_timeout: args.lock_timeout,
         only_preconditions: verb.only_preconditions,
-        command: command(args, verb),
+        ..args.connect.options(command(args, verb))?
     })
+}
+
+impl ConnectArgs {
+    /// A run that looks and changes nothing, of all hosts.
+    pub fn options(&self, command: String) -> Result<Options, String> {
+        let become_password = match (&self.become_password_file, self.ask_become_pass) {
+            (Some(file), _) => {
+                let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+                Some(Secret::new(text.trim_end_matches('\n')))
+            }
+            (None, true) => {
+                ui::prompt("BECOME password: ");
+                let typed =
+                    console::Term::stderr().read_secure_line().map_err(|e| format!("cannot read the password: {e}"))?;
+                Some(Secret::new(typed))
+            }
+            (None, false) => None,
+        };
+        Ok(Options {
+            mode: Mode::Plan,
+            inventories: self.inventory.clone(),
+            limit: None,
+            tags: Vec::new(),
+            skip_tags: Vec::new(),
+            extra_vars: self.extra_vars.clone(),
+            vault_password_files: self.vault_password_file.clone(),
+            playbook: self.playbook.clone(),
+            forks: self.forks,
+            connection: ConnectionFlags {
+                user: self.user.clone(),
+                private_key: self.private_key.clone(),
+                escalate: self.r#become,
+                become_user: self.become_user.clone(),
+                become_password,
+                timeout: self.timeout.map(Duration::from_secs),
+                ..ConnectionFlags::default()
+            },
+            lock_timeout: Duration::ZERO,
+            only_preconditions: false,
+            command,
+        })
+    }
+
+    /// The inventories as they were given.
+    pub fn inventories(&self) -> impl Iterator<Item = String> {
+        self.inventory.iter().map(|inventory| format!("-i {}", inventory.display()))
+    }
 }
 
 /// The verb and the flags that say what is done where. Values of variables stay out: they may be secret.
 fn command(args: &RunArgs, verb: &Verb) -> String {
     let mut words = vec![if verb.mode == Mode::Plan { "plan" } else { "apply" }.to_owned()];
-    for inventory in &args.inventory {
-        words.push(format!("-i {}", inventory.display()));
-    }
-    let flags =
-        [("--playbook", (args.playbook != "cluster").then(|| args.playbook.clone())), ("-l", args.limit.clone())];
+    words.extend(args.connect.inventories());
+    let playbook = &args.connect.playbook;
+    let flags = [("--playbook", (playbook != "cluster").then(|| playbook.clone())), ("-l", args.limit.clone())];
     let lists = [("-t", &args.tags), ("--skip-tags", &args.skip_tags)];
     let lists = lists.into_iter().map(|(flag, list)| (flag, (!list.is_empty()).then(|| list.join(","))));
     words.extend(flags.into_iter().chain(lists).filter_map(|(flag, value)| Some(format!("{flag} {}", value?))));
-    for extra in &args.extra_vars {
+    for extra in &args.connect.extra_vars {
         words.push(match extra.strip_prefix('@') {
             Some(_) => format!("-e {extra}"),
             None => format!("-e {}=…", extra.split_once('=').map_or("", |(name, _)| name)),

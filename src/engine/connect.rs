@@ -1,10 +1,10 @@
 //! Connects to hosts, starts their agents, and asks for facts.
 
+use super::host::HostState;
 use super::link::{Link, gather_facts};
 use super::run::Run;
 use super::scope::TaskScope;
 use crate::agent::client::{Agent, AgentBinary, BinaryError};
-use crate::agent::protocol::ToAgent;
 use crate::template::Scope;
 use crate::transport::{Connection, ConnectionFlags, Target, Transport, Transports};
 use crate::value::{Map, Value};
@@ -28,7 +28,8 @@ impl Connector {
     }
 }
 
-/// Connects to every host of the run, `forks` at a time, and gathers their facts. Hosts that cannot be reached are out.
+/// Connects to every host of the run, `forks` at a time. Hosts that cannot be reached are out. A plan gathers facts with
+/// the same breath; a run that changes hosts does so when it has the lock.
 pub async fn connect_all(run: &Arc<Run>) {
     let slots = Arc::new(Semaphore::new(run.options.forks.max(1)));
     let mut tasks = JoinSet::new();
@@ -39,10 +40,7 @@ pub async fn connect_all(run: &Arc<Run>) {
             let result = match connect(&run, &host.name).await {
                 Ok(link) => {
                     run.add_link(&host.name, link.clone());
-                    match gather_facts(&link, &host).await {
-                        Ok(()) => Ok(()),
-                        Err(failure) => Err(format!("cannot gather facts: {failure}")),
-                    }
+                    if run.planning() { facts(&link, &host).await } else { Ok(()) }
                 }
                 Err(why) => Err(why),
             };
@@ -55,6 +53,25 @@ pub async fn connect_all(run: &Arc<Run>) {
     while tasks.join_next().await.is_some() {}
 }
 
+/// Gathers the facts of every host that is connected.
+pub async fn facts_all(run: &Arc<Run>) {
+    let mut tasks = JoinSet::new();
+    for host in run.hosts.values().filter(|host| !host.is_dead()) {
+        let Some(link) = run.existing_link(&host.name) else { continue };
+        let (run, host) = (run.clone(), host.clone());
+        tasks.spawn(async move {
+            if let Err(why) = facts(&link, &host).await {
+                run.unreachable(&host, why);
+            }
+        });
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn facts(link: &Link, host: &HostState) -> Result<(), String> {
+    gather_facts(link, host).await.map_err(|failure| format!("cannot gather facts: {failure}"))
+}
+
 /// Connects to one host and starts its agent. The error is one line that says what to do.
 pub async fn connect(run: &Arc<Run>, host: &str) -> Result<Arc<Link>, String> {
     let binary =
@@ -64,8 +81,6 @@ pub async fn connect(run: &Arc<Run>, host: &str) -> Result<Arc<Link>, String> {
     let (agent, events) = Agent::launch(session, target.escalation.as_ref(), binary, run.artifacts.clone())
         .await
         .map_err(|e| e.to_string())?;
-    // An agent that is gone by now is noticed where its answers end.
-    let _ = agent.send(ToAgent::Begin { mode: run.mode, run: run.header.clone() }).await;
     Ok(Link::start(run.clone(), host, agent, events))
 }
 

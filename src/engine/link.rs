@@ -3,14 +3,14 @@
 use super::host::HostState;
 use super::run::Run;
 use crate::agent::client::{Agent, Events};
-use crate::agent::protocol::{FromAgent, Seq, StepName, Task, TaskResult, ToAgent};
+use crate::agent::protocol::{FromAgent, REPLACED, Seq, StepName, Task, TaskResult, ToAgent};
 use crate::modules::certificate::Certificate;
 use crate::modules::{Failure, Resource};
 use crate::value::Value;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, OnceCell, oneshot};
 
 /// What a submitted task comes to.
 #[derive(Debug)]
@@ -39,6 +39,9 @@ pub struct Link {
     next: AtomicU32,
     epochs: AtomicU32,
     waiting: Mutex<Waiting>,
+    begun: OnceCell<()>,
+    /// Wakes those that wait for the end of the connection.
+    gone: Notify,
 }
 
 #[derive(Default)]
@@ -59,6 +62,8 @@ impl Link {
             next: AtomicU32::new(1),
             epochs: AtomicU32::new(1),
             waiting: Mutex::default(),
+            begun: OnceCell::new(),
+            gone: Notify::new(),
         });
         let link = this.clone();
         tokio::spawn(async move {
@@ -88,6 +93,7 @@ impl Link {
                     let _ = waiting.facts.remove(0).send(result);
                 }
             }
+            FromAgent::Replaced { reason } => run.stop(&format!("{}: {reason}", self.host)),
             FromAgent::NeedCertificate { seq, signer, request } => {
                 let (link, run) = (self.clone(), run.clone());
                 // A node gets the certificates that its tasks are for, and no other.
@@ -134,6 +140,32 @@ impl Link {
         for sender in waiting.facts.drain(..) {
             let _ = sender.send(Err(Failure::new(why.clone())));
         }
+        drop(waiting);
+        self.gone.notify_waiters();
+    }
+
+    /// Waits until the host is gone; returns why.
+    pub async fn gone(&self) -> String {
+        loop {
+            let mut gone = std::pin::pin!(self.gone.notified());
+            gone.as_mut().enable();
+            if let Some(why) = self.lost() {
+                return why;
+            }
+            gone.await;
+        }
+    }
+
+    /// Begins the run on this host, once: from then on tasks change it. Where a newer run has begun, this one is over.
+    pub async fn begin(&self, run: &Arc<Run>) -> Result<(), Failure> {
+        let begin = || self.agent.begin(run.mode, run.header_for(&self.host));
+        let begun = self.begun.get_or_try_init(begin).await;
+        if let Err(failure) = &begun
+            && failure.result.contains_key(REPLACED)
+        {
+            run.stop(&format!("{}: {failure}", self.host));
+        }
+        begun.copied()
     }
 
     /// Why the host is gone, if it is.

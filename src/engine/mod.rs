@@ -1,6 +1,7 @@
 //! Runs plays on hosts: loads, connects, drives, collects. The only place where things happen at the same time.
 //!
-//! `run` loads everything and holds what is shared; `connect` reaches the hosts; `driver` takes a host through a play and
+//! `run` loads everything and holds what is shared; `connect` reaches the hosts; `lock` keeps
+//! other runs away from them; `driver` takes a host through a play and
 //! `collect` takes in what became of its tasks; `actions` are the modules of the controller; `event` is the one stream
 //! that recap, display and record read.
 
@@ -13,6 +14,7 @@ pub mod event;
 mod host;
 mod link;
 pub mod lint;
+pub mod lock;
 mod options;
 pub mod preconditions;
 pub mod recap;

@@ -3,6 +3,7 @@
 use crate::system::Mode;
 use crate::transport::ConnectionFlags;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The settings of a run.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct Options {
     /// How many hosts are connected to at the same time.
     pub forks: usize,
     pub connection: ConnectionFlags,
+    /// How long a run waits for another one that has the cluster.
+    pub lock_timeout: Duration,
     /// Stops after the preconditions (`kprov validate`).
     pub only_preconditions: bool,
     /// The verb and its flags as typed, for the record of the run; without values of variables.
@@ -68,6 +71,7 @@ mod tests {
             playbook: "cluster".to_owned(),
             forks: 1,
             connection: ConnectionFlags::default(),
+            lock_timeout: Duration::ZERO,
             only_preconditions: false,
             command: String::new(),
         };

@@ -48,7 +48,10 @@ pub struct Run {
     pub artifacts: Arc<super::blobs::Artifacts>,
     pub kube: super::actions::KubeClients,
     pub connector: super::connect::Connector,
+    pub lock: super::lock::RunLock,
     links: Mutex<HashMap<String, Arc<Link>>>,
+    /// Whether the run has begun: hosts that are connected to from now on begin it at once.
+    begun: AtomicBool,
     abort: AtomicBool,
     cancelled: AtomicBool,
 }
@@ -96,6 +99,7 @@ impl Run {
             artifacts: Arc::default(),
             kube: super::actions::KubeClients::default(),
             connector: super::connect::Connector::default(),
+            lock: super::lock::RunLock::default(),
             options,
             inventory_dir,
             inventory,
@@ -110,6 +114,7 @@ impl Run {
             hosts: names.into_iter().map(|name| (name.clone(), Arc::new(HostState::new(&name)))).collect(),
             events,
             links: Mutex::default(),
+            begun: AtomicBool::new(false),
             abort: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
         }))
@@ -132,6 +137,25 @@ impl Run {
     /// Finishes what is in flight and starts nothing more.
     pub async fn cancel(&self) {
         self.cancelled.store(true, Ordering::SeqCst);
+        self.drop_queues().await;
+    }
+
+    /// Ends the run on all hosts, for a reason that is none of theirs.
+    pub fn stop(self: &Arc<Self>, why: &str) {
+        let hosts: Vec<_> = self.hosts.values().filter(|host| !host.is_dead()).collect();
+        if self.abort.swap(true, Ordering::SeqCst) || hosts.is_empty() {
+            return;
+        }
+        self.events.send(Event::Finding { host: None, text: format!("cluster : lock : {why}"), fatal: true });
+        for host in hosts {
+            super::lock::failed(self, &host.name, "Lock", "the run was stopped".to_owned());
+        }
+        let run = self.clone();
+        tokio::spawn(async move { run.drop_queues().await });
+    }
+
+    /// Has every agent drop what it has not begun.
+    async fn drop_queues(&self) {
         let links: Vec<_> = self.links.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         for link in links {
             link.cancel().await;
@@ -249,7 +273,7 @@ impl Run {
     pub async fn link_of(self: &Arc<Self>, host: &str) -> Result<Arc<Link>, Failure> {
         if let Some(link) = self.existing_link(host) {
             return match link.lost() {
-                None => Ok(link),
+                None => self.begun(link).await,
                 Some(why) => Err(Failure::new(format!("{host} is needed here, and unreachable: {why}"))),
             };
         }
@@ -260,7 +284,26 @@ impl Run {
             .await
             .map_err(|error| Failure::new(format!("{host} is needed here: {error}")))?;
         self.add_link(host, link.clone());
+        self.begun(link).await
+    }
+
+    /// Begins the run on all hosts: from here on tasks change them.
+    pub async fn begin(self: &Arc<Self>) {
+        self.begun.store(true, Ordering::SeqCst);
+        super::lock::begin(self).await;
+    }
+
+    async fn begun(self: &Arc<Self>, link: Arc<Link>) -> Result<Arc<Link>, Failure> {
+        if self.begun.load(Ordering::SeqCst) {
+            link.begin(self).await?;
+        }
         Ok(link)
+    }
+
+    /// How a host records the run. The controller's own machine is no part of the cluster, and of no other one.
+    pub fn header_for(&self, host: &str) -> Option<RunHeader> {
+        let token = self.lock.token().filter(|_| self.inventory.hosts.contains_key(host)).unwrap_or_default();
+        self.header.clone().map(|header| RunHeader { token, ..header })
     }
 
     /// Takes all hosts through all plays.
@@ -337,7 +380,7 @@ pub(super) fn check_variables(
 }
 
 /// Names a new run.
-fn header(options: &Options) -> RunHeader {
+pub(super) fn header(options: &Options) -> RunHeader {
     let now = jiff::Timestamp::now();
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
@@ -346,6 +389,7 @@ fn header(options: &Options) -> RunHeader {
         operator: format!("{}@{host}", user.unwrap_or_else(|| "unknown".to_owned())),
         started: now.as_second(),
         command: options.command.clone(),
+        token: 0,
     }
 }
 

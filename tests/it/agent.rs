@@ -180,7 +180,7 @@ async fn results(agent: &Agent, events: &mut Events, tasks: Vec<Task>) -> Vec<St
 }
 
 async fn begin(agent: &Agent, mode: Mode) {
-    agent.send(ToAgent::Begin { mode, run: None }).await.unwrap();
+    soon(agent.begin(mode, None)).await.unwrap();
 }
 
 #[tokio::test]

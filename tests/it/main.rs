@@ -12,6 +12,7 @@ mod inventory;
 mod kube;
 mod lab;
 mod launch;
+mod lock;
 mod node;
 mod sshd;
 mod template;
