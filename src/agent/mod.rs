@@ -1,7 +1,9 @@
-//! The node's end: a process that the SSH session starts, that speaks frames on stdin and stdout, and that ends with it.
+//! The node's end: a process that the SSH session starts, and that speaks frames on stdin and stdout.
 //!
-//! `protocol` is what is said and `frame` its form, `serve` the loop on the node, `facts` what a node tells about itself,
-//! `client` the controller's end of the same wire. The agent has no templates, no network of its own and no configuration.
+//! `protocol` is what is said, `frame` its form, `session` what makes it survive a dropped link; `serve` is the loop on the
+//! node, `wire` its reading and writing, `worker` the process that goes on without its SSH session; `facts` is what a node
+//! tells about itself, `client` the controller's end of the same wire. The agent has no templates, no network of its own
+//! and no configuration.
 
 pub mod facts;
 mod frame;
@@ -9,9 +11,13 @@ mod needs;
 mod pending;
 pub mod protocol;
 mod serve;
+mod session;
 mod tunnels;
+mod wire;
+mod worker;
 
 #[cfg(feature = "controller")]
 pub mod client;
 
-pub use serve::{run, serve};
+pub use serve::run;
+pub use worker::{attach, start, work};

@@ -1,10 +1,12 @@
 //! Connects to hosts, starts their agents, and asks for facts.
 
+use super::event::Event;
 use super::link::{Link, gather_facts};
 use super::run::Run;
 use super::scope::TaskScope;
-use crate::agent::client::{Agent, AgentBinary};
+use crate::agent::client::{Agent, AgentBinary, LaunchError, Lost, Patience, Route};
 use crate::agent::protocol::ToAgent;
+use crate::system::Mode;
 use crate::template::Scope;
 use crate::transport::{Connection, ConnectionFlags, Target, Transport, Transports};
 use crate::value::{Map, Value};
@@ -15,11 +17,11 @@ use tokio::task::JoinSet;
 /// What connecting needs, made once a run.
 #[derive(Default)]
 pub struct Connector {
-    transports: Transports,
-    binary: OnceCell<AgentBinary>,
+    transports: Arc<Transports>,
+    binary: OnceCell<Arc<AgentBinary>>,
 }
 
-/// Connects to every host of the run, `forks` at a time, and gathers their facts. Hosts that cannot be reached are out.
+/// Connects to every host of the run, `forks` at a time, and gathers their facts. Hosts where this does not go are out.
 pub async fn connect_all(run: &Arc<Run>) {
     let slots = Arc::new(Semaphore::new(run.options.forks.max(1)));
     let mut tasks = JoinSet::new();
@@ -32,29 +34,44 @@ pub async fn connect_all(run: &Arc<Run>) {
                     run.add_link(&host.name, link.clone());
                     match gather_facts(&link, &host).await {
                         Ok(()) => Ok(()),
-                        Err(failure) => Err(format!("cannot gather facts: {failure}")),
+                        Err(failure) => {
+                            Err(link.lost().unwrap_or_else(|| Lost::Agent(format!("cannot gather facts: {failure}"))))
+                        }
                     }
                 }
-                Err(why) => Err(why),
+                Err(lost) => Err(lost),
             };
             drop(permit);
-            if let Err(why) = result {
-                run.unreachable(&host, why);
+            if let Err(lost) = result {
+                run.lose(&host, &lost, "0.connect", "Connect");
             }
         });
     }
     while tasks.join_next().await.is_some() {}
 }
 
-/// Connects to one host and starts its agent. The error is one line that says what to do.
-pub async fn connect(run: &Arc<Run>, host: &str) -> Result<Arc<Link>, String> {
-    let binary =
-        run.connector.binary.get_or_try_init(|| async { AgentBinary::locate() }).await.map_err(|e| e.to_string())?;
-    let target = target(run, host)?;
-    let session = run.connector.transports.connect(&target).await.map_err(|e| e.to_string())?;
-    let (agent, events) = Agent::launch(session, target.escalation.as_ref(), binary, run.artifacts.clone())
-        .await
-        .map_err(|e| e.to_string())?;
+/// Connects to one host and starts its agent, which outlives a dropped link where the run changes hosts. The error says in
+/// one line what to do, and whether the host is there.
+pub async fn connect(run: &Arc<Run>, host: &str) -> Result<Arc<Link>, Lost> {
+    let located = run.connector.binary.get_or_try_init(|| async { AgentBinary::locate().map(Arc::new) }).await;
+    let binary = located.map_err(|error| Lost::Agent(error.to_string()))?.clone();
+    let (target, transport) = (target(run, host).map_err(Lost::Agent)?, run.connector.transports.clone());
+    let launched = match run.mode {
+        Mode::Plan => {
+            let session = transport.connect(&target).await.map_err(|error| Lost::Connection(error.to_string()))?;
+            Agent::launch(session, target.escalation.as_ref(), &binary, run.artifacts.clone()).await
+        }
+        Mode::Apply => {
+            let (telling, name) = (run.clone(), host.to_owned());
+            let tell = Box::new(move |text| telling.events.send(Event::Warning { text: format!("{name}: {text}") }));
+            let route = Route { transport, target, binary, patience: Patience::default(), tell };
+            Agent::launch_detached(route, run.artifacts.clone()).await
+        }
+    };
+    let (agent, events) = launched.map_err(|error| match error {
+        LaunchError::Connect(error) => Lost::Connection(error.to_string()),
+        LaunchError::Failed(text) => Lost::Agent(text),
+    })?;
     // An agent that is gone by now is noticed where its answers end.
     let _ = agent.send(ToAgent::Begin { mode: run.mode, run: run.header.clone() }).await;
     Ok(Link::start(run.clone(), host, agent, events))
