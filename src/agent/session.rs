@@ -252,6 +252,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
         #[test]
         fn every_frame_arrives_once_and_in_order(
             left in vec(vec(any::<u8>(), 0..40), 0..300),

@@ -7,6 +7,7 @@ mod inventory;
 mod kube;
 mod lab;
 mod launch;
+mod links;
 mod node;
 mod session;
 mod sshd;

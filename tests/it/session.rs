@@ -161,10 +161,10 @@ async fn a_link_that_hangs_is_given_up() {
         for pid in &sessions {
             kill_process(Pid::from_raw(*pid as i32).unwrap(), Signal::STOP).unwrap();
         }
-        host.agent.send(ToAgent::from(task(2, "echo two"))).await.unwrap();
+        let tasks = vec![task(2, "echo two"), task(3, "echo three")];
+        assert_eq!(host.results(tasks).await, ["2: two", "3: three"], "{connection:?}");
         host.told("trying to re-attach").await;
         host.told("re-attached after").await;
-        assert_eq!(host.results(vec![task(3, "echo three")]).await, ["3: three"], "{connection:?}");
         assert_eq!(host.worker(4).await.0, worker);
         for pid in sessions {
             kill(pid);
