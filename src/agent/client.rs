@@ -1,33 +1,32 @@
 //! The controller's end of the wire: starts the agent on a host, sends it tasks, and hands its answers to the engine.
 //!
-//! `binary` is the agent's file, `launch` gets it to run there, `blobs` and `tunnels` carry bytes. What to send and what to
-//! make of an answer is the engine's business; a lost agent is told at the end of the [`Events`].
+//! `binary` is the agent's file, `launch` gets it to run there, `link` reads and writes and comes back after a dropped link,
+//! `blobs` and `tunnels` carry bytes. What to send and what to make of an answer is the engine's business; a lost agent is
+//! told at the end of the [`Events`].
 
 mod binary;
 mod blobs;
 mod launch;
+mod link;
 mod stderr;
 mod tunnels;
 
 pub use binary::{AgentBinary, BinaryError};
 pub use blobs::{BlobSource, OpenBlob};
 pub use launch::LaunchError;
+pub use link::{Patience, Route};
 pub use tunnels::Tunnel;
 
-use super::frame;
 use super::protocol::{FromAgent, LockRequest, LockState, RunHeader, Seq, ToAgent};
 use crate::modules::Failure;
 use crate::pki::SigningRequest;
 use crate::system::Mode;
 use crate::transport::{Become, Session};
-use launch::Launched;
+use link::{Links, Wire};
 use std::collections::HashMap;
-use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use stderr::StderrTail;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tunnels::{Connecting, Incoming};
@@ -82,7 +81,8 @@ struct Waiting {
 }
 
 impl Agent {
-    /// Starts the agent on a host: through `sudo` where there is an escalation, sending the binary where it is not yet.
+    /// Starts an agent that ends with its link and writes nothing on the host but its own file: through `sudo` where there is
+    /// an escalation, sending the binary where it is not yet.
     ///
     /// One command over the session, and no further round trip when the binary is there.
     pub async fn launch(
@@ -91,21 +91,28 @@ impl Agent {
         binary: &AgentBinary,
         blobs: Arc<dyn BlobSource>,
     ) -> Result<(Self, Events), LaunchError> {
-        let launched = launch::launch(&*session, escalation, binary).await?;
-        Ok(Self::attach(session, launched, blobs))
+        let links = Links::single(session, escalation, binary).await?;
+        Ok(Self::serve(links, blobs))
     }
 
-    fn attach(session: Box<dyn Session>, launched: Launched, blobs: Arc<dyn BlobSource>) -> (Self, Events) {
+    /// Starts an agent on the host that `route` leads to, and finds back to it when the link drops.
+    pub async fn launch_detached(route: Route, blobs: Arc<dyn BlobSource>) -> Result<(Self, Events), LaunchError> {
+        let links = Links::along(route).await?;
+        Ok(Self::serve(links, blobs))
+    }
+
+    fn serve(links: Links, blobs: Arc<dyn BlobSource>) -> (Self, Events) {
         let (messages, queue) = mpsc::channel(64);
         let (chunks, chunk_queue) = mpsc::channel(1);
         let (events, receiver) = mpsc::unbounded_channel();
         let waiting = Arc::new(Waiting::default());
-        let writing = tokio::spawn(write(launched.stdin, queue, chunk_queue));
-        let reader = Reader { events, waiting: waiting.clone(), blobs, chunks, serving: HashMap::new() };
-        let (exit, stderr) = (launched.exit, launched.stderr);
+        let wire = Arc::new(Wire::default());
+        let queueing = tokio::spawn(link::queue(wire.clone(), queue, chunk_queue));
+        let mut reader = Reader { waiting: waiting.clone(), events, blobs, chunks, serving: HashMap::new() };
         tokio::spawn(async move {
-            let _session = session;
-            reader.run(launched.stdout, writing, exit, stderr).await;
+            let ended = links.run(&wire, |message| reader.route(message)).await;
+            queueing.abort();
+            reader.end(ended);
         });
         (Self { messages, waiting, next: Arc::default() }, Events(receiver))
     }
@@ -177,40 +184,6 @@ fn answer<T>(waiting: &Mutex<Vec<oneshot::Sender<T>>>, answer: T) {
     }
 }
 
-/// Writes messages as they come; chunks of blobs only while there is nothing else to say.
-async fn write(
-    mut stdin: Box<dyn AsyncWrite + Send + Unpin>,
-    mut messages: mpsc::Receiver<ToAgent>,
-    mut chunks: mpsc::Receiver<ToAgent>,
-) -> io::Result<()> {
-    loop {
-        let message = tokio::select! {
-            biased;
-            message = messages.recv() => match message {
-                Some(message) => message,
-                // The last handle was dropped. What is left of blobs is for tasks that nobody waits for.
-                None => return stdin.shutdown().await,
-            },
-            Some(chunk) = chunks.recv() => chunk,
-        };
-        stdin.write_all(&frame::encode(&message)?).await?;
-        stdin.flush().await?;
-    }
-}
-
-/// Reads one message; `None` at the end.
-async fn read(input: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<FromAgent>> {
-    let mut head = [0; 4];
-    let first = input.read(&mut head).await?;
-    if first == 0 {
-        return Ok(None);
-    }
-    input.read_exact(&mut head[first..]).await?;
-    let mut body = vec![0; frame::length(head)?];
-    input.read_exact(&mut body).await?;
-    frame::decode(&body).map(Some)
-}
-
 /// Hands each answer to whoever waits for it.
 struct Reader {
     events: mpsc::UnboundedSender<Result<FromAgent, Lost>>,
@@ -222,20 +195,8 @@ struct Reader {
 }
 
 impl Reader {
-    async fn run(
-        mut self,
-        mut stdout: impl AsyncRead + Unpin,
-        writing: JoinHandle<io::Result<()>>,
-        exit: crate::transport::BoxFuture<'static, Result<Option<i32>, crate::transport::ConnectError>>,
-        stderr: StderrTail,
-    ) {
-        let error = loop {
-            match read(&mut stdout).await {
-                Ok(Some(message)) => self.route(message),
-                Ok(None) => break None,
-                Err(error) => break Some(error),
-            }
-        };
+    /// Tells all who wait for an answer that none will come.
+    fn end(mut self, ended: Result<(), Lost>) {
         for (_, serving) in self.serving.drain() {
             serving.abort();
         }
@@ -244,26 +205,9 @@ impl Reader {
         lock(&self.waiting.signatures).clear();
         lock(&self.waiting.connecting).clear();
         lock(&self.waiting.tunnels).clear();
-        // The writer has ended by itself only if there was nothing more to send.
-        let told = writing.is_finished();
-        writing.abort();
-        let ended = match tokio::time::timeout(END, exit).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                let reason = "the agent closed its output and did not end".to_owned();
-                drop(self.events.send(Err(Lost::Agent(reason))));
-                return;
-            }
-        };
-        let lost = match (ended, error) {
-            (Err(error), _) => Lost::Connection(error.to_string()),
-            (Ok(Some(0)), None) if told => return,
-            (Ok(_), Some(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                Lost::Agent(format!("the agent sent something else than frames: {error}"))
-            }
-            (Ok(code), _) => Lost::Agent(stderr.explain("the agent ended", code).await),
-        };
-        let _ = self.events.send(Err(lost));
+        if let Err(lost) = ended {
+            let _ = self.events.send(Err(lost));
+        }
     }
 
     fn route(&mut self, message: FromAgent) {

@@ -1,25 +1,75 @@
-//! Frames: a big-endian `u32` length and one message in postcard.
+//! Packets: what controller and agent put on a link, and its form in bytes.
 //!
-//! Encoding and decoding are shared by both ends; reading and writing here is the agent's, which blocks. The controller
-//! reads and writes the same bytes asynchronously in `client`.
+//! A packet is a head of nine bytes (a letter and a big-endian `u64`) and, in a frame, one message in postcard. Encoding and
+//! decoding are shared by both ends; reading here is the agent's, which blocks. The controller reads the same bytes
+//! asynchronously in `client`. What the packets are for is `session`'s business.
 
 use super::protocol::MAX_FRAME;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, ErrorKind, Read};
 
-/// Encodes a message with its length in front. An error when it is longer than [`MAX_FRAME`].
+/// How long the head of a packet is, in bytes.
+pub(super) const HEAD: usize = 9;
+
+/// The head of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    /// A message of so many bytes follows.
+    Frame(usize),
+    /// First on a link: so many frames have arrived over all links so far.
+    Resume(u64),
+    /// So many frames have arrived. Sent now and then, and when there is nothing else to say.
+    Received(u64),
+    /// Nothing more will come.
+    Bye,
+}
+
+impl Head {
+    pub(super) fn encode(self) -> [u8; HEAD] {
+        let (kind, number) = match self {
+            Self::Frame(length) => (b'f', length as u64),
+            Self::Resume(count) => (b's', count),
+            Self::Received(count) => (b'r', count),
+            Self::Bye => (b'b', 0),
+        };
+        let mut head = [kind; HEAD];
+        head[1..].copy_from_slice(&number.to_be_bytes());
+        head
+    }
+
+    pub(super) fn decode(head: [u8; HEAD]) -> io::Result<Self> {
+        let [kind, number @ ..] = head;
+        match (kind, u64::from_be_bytes(number)) {
+            (b'f', length) if length <= MAX_FRAME as u64 => Ok(Self::Frame(length as usize)),
+            (b's', count) => Ok(Self::Resume(count)),
+            (b'r', count) => Ok(Self::Received(count)),
+            (b'b', 0) => Ok(Self::Bye),
+            _ => Err(io::Error::new(ErrorKind::InvalidData, "not a packet of an agent")),
+        }
+    }
+}
+
+/// A packet that has been read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Packet {
+    pub(super) head: Head,
+    /// The message of a frame, encoded.
+    pub(super) body: Vec<u8>,
+}
+
+/// Encodes a message as the packet of a frame. An error when it is longer than [`MAX_FRAME`].
 pub(super) fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
     let mut frame =
-        postcard::to_extend(message, vec![0; 4]).map_err(|error| io::Error::new(ErrorKind::InvalidInput, error))?;
-    let length = frame.len() - 4;
+        postcard::to_extend(message, vec![0; HEAD]).map_err(|error| io::Error::new(ErrorKind::InvalidInput, error))?;
+    let length = frame.len() - HEAD;
     if length > MAX_FRAME {
         return Err(io::Error::new(
             ErrorKind::InvalidInput,
             format!("a message of {length} bytes; at most {MAX_FRAME} can be sent"),
         ));
     }
-    frame[..4].copy_from_slice(&(length as u32).to_be_bytes());
+    frame[..HEAD].copy_from_slice(&Head::Frame(length).encode());
     Ok(frame)
 }
 
@@ -29,18 +79,9 @@ pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
         .map_err(|error| io::Error::new(ErrorKind::InvalidData, format!("not a message of this build: {error}")))
 }
 
-/// Reads the length of a frame from its head.
-pub(super) fn length(head: [u8; 4]) -> io::Result<usize> {
-    let length = u32::from_be_bytes(head) as usize;
-    if length > MAX_FRAME {
-        return Err(io::Error::new(ErrorKind::InvalidData, format!("not a frame: {length} bytes announced")));
-    }
-    Ok(length)
-}
-
-/// Reads one message; `None` at the end of the stream. A stream that ends inside a frame is an error.
-pub(super) fn read<T: DeserializeOwned>(input: &mut impl Read) -> io::Result<Option<T>> {
-    let mut head = [0; 4];
+/// Reads one packet; `None` at the end of the stream. A stream that ends inside a packet is an error.
+pub(super) fn read(input: &mut impl Read) -> io::Result<Option<Packet>> {
+    let mut head = [0; HEAD];
     let first = loop {
         match input.read(&mut head) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -51,9 +92,13 @@ pub(super) fn read<T: DeserializeOwned>(input: &mut impl Read) -> io::Result<Opt
         return Ok(None);
     }
     input.read_exact(&mut head[first..])?;
-    let mut body = vec![0; length(head)?];
-    input.read_exact(&mut body)?;
-    decode(&body).map(Some)
+    let head = Head::decode(head)?;
+    let mut body = Vec::new();
+    if let Head::Frame(length) = head {
+        body = vec![0; length];
+        input.read_exact(&mut body)?;
+    }
+    Ok(Some(Packet { head, body }))
 }
 
 #[cfg(test)]
@@ -159,6 +204,11 @@ mod tests {
         )
     }
 
+    /// Reads one message.
+    fn message<T: DeserializeOwned>(input: &mut &[u8]) -> io::Result<Option<T>> {
+        read(input)?.map(|packet| decode(&packet.body)).transpose()
+    }
+
     fn to_agent() -> impl Strategy<Value = ToAgent> {
         let id = any::<u32>;
         prop_oneof![
@@ -222,28 +272,28 @@ mod tests {
             let bytes: Vec<u8> = messages.iter().flat_map(|message| encode(message).unwrap()).collect();
             let mut input = bytes.as_slice();
             for message in messages {
-                prop_assert_eq!(read(&mut input).unwrap(), Some(message));
+                prop_assert_eq!(self::message(&mut input).unwrap(), Some(message));
             }
-            prop_assert_eq!(read::<ToAgent>(&mut input).unwrap(), None);
+            prop_assert_eq!(self::message::<ToAgent>(&mut input).unwrap(), None);
         }
 
         #[test]
         fn messages_from_the_agent_survive(message in from_agent()) {
             let bytes = encode(&message).unwrap();
-            prop_assert_eq!(read(&mut bytes.as_slice()).unwrap(), Some(message));
+            prop_assert_eq!(self::message(&mut bytes.as_slice()).unwrap(), Some(message));
         }
 
         #[test]
         fn a_cut_frame_is_an_error(message in to_agent(), keep in 0.0..1.0) {
             let bytes = encode(&message).unwrap();
             let keep = 1 + ((bytes.len() - 2) as f64 * keep) as usize;
-            prop_assert!(read::<ToAgent>(&mut &bytes[..keep]).is_err());
+            prop_assert!(read(&mut &bytes[..keep]).is_err());
         }
 
         #[test]
         fn noise_is_an_error_or_a_message(bytes in vec(any::<u8>(), 0..200)) {
             let _ = decode::<ToAgent>(&bytes);
-            let _ = read::<FromAgent>(&mut bytes.as_slice());
+            let _ = read(&mut bytes.as_slice());
         }
     }
 
@@ -251,8 +301,6 @@ mod tests {
     fn too_long_is_an_error_at_both_ends() {
         let long = ToAgent::Data { id: 1, bytes: vec![0; MAX_FRAME + 1] };
         assert!(encode(&long).is_err());
-        let mut frame = ((MAX_FRAME + 1) as u32).to_be_bytes().to_vec();
-        frame.resize(100, 0);
-        assert!(read::<ToAgent>(&mut frame.as_slice()).is_err());
+        assert!(read(&mut Head::Frame(MAX_FRAME + 1).encode().as_slice()).is_err());
     }
 }

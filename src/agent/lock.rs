@@ -1,7 +1,7 @@
 //! The lock of a cluster on one node, and the fence against runs that were replaced.
 //!
 //! Three files in the agent's directory. `lock` says who has the cluster: the agent of that run holds a kernel lock on it as
-//! long as a controller is at its other end. `fence` names the newest run that has begun here; its token is larger than
+//! long as it has a link to its controller. `fence` names the newest run that has begun here; its token is larger than
 //! those of all runs before it, and an agent of another run refuses to go on. On `work` every agent holds a kernel lock
 //! while it has a task in hand, and a newer run begins when those of older runs are free.
 //!
@@ -9,7 +9,7 @@
 //! clock decides anything. What follows from a refusal is the controller's business.
 
 use super::protocol::{FromAgent, Holder, LockRequest, LockState, REPLACED, RunHeader};
-use super::serve::Output;
+use super::wire::Wire;
 use crate::modules::Failure;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
@@ -24,8 +24,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How often an agent that holds the lock looks whether it still may.
 const TICK: Duration = Duration::from_millis(500);
-/// A controller that says nothing for so long is taken to be gone, though the link may seem to be there.
-const SILENCE: Duration = Duration::from_secs(60);
 /// How long a run waits for the task in hand of an older one.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long agents may take to let go when a lock is broken, and to end when they are told to.
@@ -34,7 +32,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// The part of one agent in it.
 pub(super) struct Lock {
     state: PathBuf,
-    output: Output,
+    wire: Arc<Wire>,
     inner: Mutex<Inner>,
 }
 
@@ -47,8 +45,6 @@ struct Inner {
     /// Open as long as the lock is held.
     held: Option<File>,
     work: Option<File>,
-    /// When the controller was last heard; `None` when it is not there.
-    heard: Option<Instant>,
     replaced: bool,
 }
 
@@ -64,9 +60,8 @@ impl Drop for InHand {
 }
 
 impl Lock {
-    pub(super) fn new(state: &Path, output: Output) -> Arc<Self> {
-        let inner = Inner { heard: Some(Instant::now()), ..Inner::default() };
-        Arc::new(Self { state: state.to_owned(), output, inner: Mutex::new(inner) })
+    pub(super) fn new(state: &Path, wire: Arc<Wire>) -> Arc<Self> {
+        Arc::new(Self { state: state.to_owned(), wire, inner: Mutex::default() })
     }
 
     pub(super) fn answer(self: &Arc<Self>, request: &LockRequest) -> Result<LockState, Failure> {
@@ -139,20 +134,8 @@ impl Lock {
         inner.replaced = true;
         (inner.granted, inner.held) = (false, None);
         drop(inner);
-        let _ = self.output.send(&FromAgent::Replaced { reason: replaced_by(&newest) });
+        let _ = self.wire.output().send(&FromAgent::Replaced { reason: replaced_by(&newest) });
         Ok(true)
-    }
-
-    /// The controller has sent something.
-    pub(super) fn heard(&self) {
-        self.inner().heard = Some(Instant::now());
-    }
-
-    /// The link has dropped: whoever comes may take the lock. When the controller is heard again before that, this agent
-    /// takes it back.
-    pub(super) fn detached(&self) {
-        let mut inner = self.inner();
-        (inner.heard, inner.held) = (None, None);
     }
 
     /// Takes the lock unless another process holds it.
@@ -309,8 +292,8 @@ impl Lock {
     }
 }
 
-/// Looks after a lock that was granted until it is given back: lets go of it when the run was replaced or the controller is
-/// not heard of, and takes it again when it is.
+/// Looks after a lock that was granted until it is given back: lets go of it when the run was replaced or the link to the
+/// controller drops, and takes it again when there is another link.
 fn watch(lock: &Weak<Lock>) {
     loop {
         thread::sleep(TICK);
@@ -321,8 +304,7 @@ fn watch(lock: &Weak<Lock>) {
         if replaced || !inner.granted {
             return;
         }
-        let silent = inner.heard.is_none_or(|heard| heard.elapsed() > SILENCE);
-        if silent {
+        if !lock.wire.connected() {
             inner.held = None;
         } else if inner.held.is_none()
             && let Some(run) = inner.run.clone()
@@ -403,7 +385,7 @@ mod tests {
     }
 
     fn lock(state: &Path) -> Arc<Lock> {
-        Lock::new(state, Output::new(io::sink()))
+        Lock::new(state, Wire::new(Duration::ZERO))
     }
 
     #[test]
@@ -426,28 +408,14 @@ mod tests {
 
     #[test]
     fn what_was_replaced_is_told_once() {
-        #[derive(Clone, Default)]
-        struct Said(Arc<Mutex<Vec<u8>>>);
-        impl Write for Said {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0.lock().unwrap().extend(bytes);
-                Ok(bytes.len())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        let (state, said) = (tempfile::tempdir().unwrap(), Said::default());
-        let old = Lock::new(state.path(), Output::new(said.clone()));
+        let (state, wire) = (tempfile::tempdir().unwrap(), Wire::new(Duration::ZERO));
+        let old = Lock::new(state.path(), wire.clone());
         old.begin(&run("a", 1), || false).unwrap();
         lock(state.path()).begin(&run("b", 2), || false).unwrap();
         assert!(old.enter().unwrap().is_none() && old.enter().unwrap().is_none() && old.replaced().unwrap());
-        let said = said.0.lock().unwrap().clone();
-        let message = super::super::frame::read(&mut &*said).unwrap();
-        let Some(FromAgent::Replaced { reason }) = message else { panic!("{message:?}") };
+        let said = wire.queued();
+        let [FromAgent::Replaced { reason }] = said.as_slice() else { panic!("{said:?}") };
         assert!(reason.contains("run b"), "{reason}");
-        let length = super::super::frame::encode(&FromAgent::Replaced { reason }).unwrap().len();
-        assert_eq!(said.len(), length, "said twice");
     }
 
     #[test]

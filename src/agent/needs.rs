@@ -4,7 +4,7 @@
 
 use super::pending::Pending;
 use super::protocol::{FromAgent, Seq};
-use super::serve::Output;
+use super::wire::Output;
 use crate::modules::{Blob, Failure, Needs};
 use crate::pki::SigningRequest;
 use sha2::{Digest, Sha256};
@@ -135,6 +135,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::wire::Wire;
     use crate::system::Mode;
     use std::sync::{Arc, LazyLock};
     use std::time::{Duration, Instant};
@@ -157,7 +158,7 @@ mod tests {
             notify: &[],
             pending: &mut Pending::new(directory, Mode::Apply),
             marked: Vec::new(),
-            output: &Output::new(std::io::sink()),
+            output: &Wire::new(Duration::ZERO).output(),
             answers: &answers,
             cancelled: &AtomicBool::new(false),
         };

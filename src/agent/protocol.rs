@@ -34,8 +34,6 @@ pub enum ToAgent {
     },
     /// Asks about the lock, or for it; answered with [`FromAgent::Lock`].
     Lock(LockRequest),
-    /// Nothing but that the controller is there. Sent to whoever holds the lock.
-    Alive,
     /// Asks for facts.
     Facts,
     Task(Box<Task>),

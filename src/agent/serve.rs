@@ -1,7 +1,8 @@
 //! The loop on the node: reads frames, runs tasks in order, one at a time, and answers.
 //!
-//! One thread reads, the caller's thread runs tasks, one signs certificates, and each tunnel has its own. When the link
-//! drops, the task in hand is finished and nothing else is begun. What a task does is `modules`' business.
+//! One thread reads, one writes, the caller's thread runs tasks, one signs certificates, and each tunnel has its own. When
+//! the link drops, the task in hand is finished and nothing else is begun until there is another one. What a task does is
+//! `modules`' business, how messages come and go `wire`'s.
 
 use super::facts;
 use super::frame;
@@ -10,6 +11,7 @@ use super::needs::{Answer, Answers, TaskNeeds, hex};
 use super::pending::Pending;
 use super::protocol::{FromAgent, LockRequest, RunHeader, Seq, Task, TaskResult, ToAgent};
 use super::tunnels::Tunnels;
+use super::wire::{Output, Reader, Wire};
 use crate::modules::{Failure, Resource};
 use crate::pki::{self, SigningRequest};
 use crate::system::{Mode, System};
@@ -17,39 +19,47 @@ use sha2::{Digest, Sha256};
 use std::any::Any;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, Write};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 use zeroize::Zeroizing;
 
-/// Serves on this process's stdin and stdout until stdin ends. `state` is the agent's directory on the node; `skip` names
-/// the line up to which stdin is not for the agent.
-///
-/// The two are moved out of the way first: whatever reads stdin finds nothing, and whatever prints goes to stderr.
+/// Serves on this process's stdin and stdout until the controller says goodbye or is gone. `state` is the agent's directory
+/// on the node; `skip` names the line up to which stdin is not for the agent.
 pub fn run(state: &Path, skip: Option<&str>) -> io::Result<()> {
+    let (input, mut output) = streams()?;
+    say_hello(&mut output)?;
+    let wire = Wire::new(Duration::ZERO);
+    wire.attach(input, output);
+    serve(&wire, state, skip)
+}
+
+/// Takes stdin and stdout. The two are moved out of the way: whatever reads stdin finds nothing, and whatever prints goes to
+/// stderr.
+pub(super) fn streams() -> io::Result<(File, File)> {
     let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
     rustix::stdio::dup2_stdout(io::stderr())?;
-    let build = hex(&Sha256::digest(std::fs::read("/proc/self/exe")?));
-    serve(BufReader::with_capacity(64 << 10, input), output, state, build, skip.map(str::to_owned))
+    Ok((input, output))
 }
 
-/// Says hello as `build` and serves until `input` ends; frames begin there after the line `skip`, if there is one.
-pub fn serve(
-    input: impl BufRead + Send + 'static,
-    output: impl Write + Send + 'static,
-    state: &Path,
-    build: String,
-    skip: Option<String>,
-) -> io::Result<()> {
-    let output = Output::new(output);
-    output.send(&FromAgent::Hello { build })?;
+/// Says which build this is: before the session begins, on every link.
+pub(super) fn say_hello(output: &mut File) -> io::Result<()> {
+    let build = hex(&Sha256::digest(std::fs::read("/proc/self/exe")?));
+    output.write_all(&frame::encode(&FromAgent::Hello { build })?)
+}
+
+/// Serves until the controller has said goodbye, or is gone for longer than the wire waits. On the first link, packets
+/// begin after the line `skip`, if there is one.
+pub(super) fn serve(wire: &Arc<Wire>, state: &Path, skip: Option<&str>) -> io::Result<()> {
+    let output = wire.output();
     let (jobs, queue) = channel();
     let shared = Arc::new(Shared {
         answers: Answers::default(),
@@ -57,16 +67,24 @@ pub fn serve(
         ended: AtomicBool::default(),
         tunnels: Tunnels::new(output.clone()),
         output: output.clone(),
-        lock: Lock::new(state, output.clone()),
+        lock: Lock::new(state, wire.clone()),
     });
     let (signing, requests) = channel();
     let signer = output.clone();
     thread::spawn(move || sign(&requests, &signer));
-    let reader = shared.clone();
-    let reading = thread::spawn(move || reader.read(input, skip.as_deref(), &jobs, &signing));
+    let writer = wire.clone();
+    thread::spawn(move || writer.write());
+    let (reader, taken, skip) = (Reader::new(wire.clone()), shared.clone(), skip.map(str::to_owned));
+    let (report, read) = channel();
+    thread::spawn(move || {
+        let mut reader = reader;
+        let _ = report.send(taken.read(&mut reader, skip.as_deref(), jobs, signing));
+        reader.listen_out();
+    });
     Worker {
         state: state.to_owned(),
         shared,
+        wire: wire.clone(),
         output,
         system: System::new(Mode::Plan),
         pending: Pending::new(state, Mode::Plan),
@@ -76,24 +94,8 @@ pub fn serve(
         failed: HashMap::new(),
     }
     .work(&queue);
-    reading.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread panicked")))
-}
-
-/// Where frames go; shared by everything that answers.
-#[derive(Clone)]
-pub(super) struct Output(Arc<Mutex<dyn Write + Send>>);
-
-impl Output {
-    pub(super) fn new(output: impl Write + Send + 'static) -> Self {
-        Self(Arc::new(Mutex::new(output)))
-    }
-
-    pub(super) fn send(&self, message: &FromAgent) -> io::Result<()> {
-        let frame = frame::encode(message)?;
-        let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        output.write_all(&frame)?;
-        output.flush()
-    }
+    wire.finish();
+    read.recv().unwrap_or_else(|_| Err(io::Error::other("the reading thread panicked")))
 }
 
 /// What is done in order, one at a time.
@@ -109,7 +111,7 @@ struct Shared {
     answers: Answers,
     /// The run is being stopped: no task is begun any more, and the one in hand does not wait for anything.
     cancelled: AtomicBool,
-    /// The link has dropped: no task is begun any more. The one in hand is finished.
+    /// The controller has said goodbye or is gone: no task is begun any more. The one in hand is finished.
     ended: AtomicBool,
     tunnels: Tunnels,
     output: Output,
@@ -123,23 +125,21 @@ impl Shared {
 
     fn read(
         &self,
-        mut input: impl BufRead,
+        reader: &mut Reader,
         skip: Option<&str>,
-        jobs: &Sender<Job>,
-        signing: &Sender<(u32, SigningRequest)>,
+        jobs: Sender<Job>,
+        signing: Sender<(u32, SigningRequest)>,
     ) -> io::Result<()> {
-        let skipped = skip.map_or(Ok(()), |line| skip_to(&mut input, line));
+        let skipped = skip.map_or(Ok(()), |line| reader.skip(|input| skip_to(input, line)));
         let end = loop {
-            let message = match frame::read(&mut input) {
+            let message = match reader.next() {
                 Ok(Some(message)) => message,
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             };
-            self.lock.heard();
             match message {
                 ToAgent::Begin { mode, run } => drop(jobs.send(Job::Begin(mode, run))),
                 ToAgent::Lock(request) => drop(jobs.send(Job::Lock(request))),
-                ToAgent::Alive => {}
                 ToAgent::Facts => drop(jobs.send(Job::Facts)),
                 ToAgent::Task(task) => drop(jobs.send(Job::Task(task))),
                 ToAgent::Chunk { seq, bytes, last } => self.answers.give(seq, Answer::Chunk { bytes, last }),
@@ -164,13 +164,12 @@ impl Shared {
         };
         self.ended.store(true, Ordering::Relaxed);
         self.answers.close();
-        self.lock.detached();
         skipped.and(end)
     }
 }
 
 /// Reads up to the end of a line. What stands before may be a password, and is wiped.
-fn skip_to(input: &mut impl BufRead, line: &str) -> io::Result<()> {
+pub(super) fn skip_to(input: &mut impl BufRead, line: &str) -> io::Result<()> {
     loop {
         let mut read = Zeroizing::new(Vec::with_capacity(256));
         if input.read_until(b'\n', &mut read)? == 0 || read.strip_suffix(b"\n") == Some(line.as_bytes()) {
@@ -191,6 +190,7 @@ fn sign(requests: &Receiver<(u32, SigningRequest)>, output: &Output) {
 struct Worker {
     state: PathBuf,
     shared: Arc<Shared>,
+    wire: Arc<Wire>,
     output: Output,
     /// The node and its notified handlers; planned until [`ToAgent::Begin`].
     system: System,
@@ -204,7 +204,7 @@ struct Worker {
 }
 
 impl Worker {
-    /// Ends when the reading thread does. A link that drops is noticed there; what cannot be written is lost with it.
+    /// Ends when the reading thread does; what cannot be sent then is lost.
     fn work(mut self, queue: &Receiver<Job>) {
         for job in queue {
             match job {
@@ -225,7 +225,7 @@ impl Worker {
                     let seq = task.seq;
                     let result = self.task(&task);
                     if let Err(error) = self.output.send(&FromAgent::Done { seq, result }) {
-                        // Too long for a frame, or the link is gone; only in the first case will this arrive.
+                        // Too long for a frame, or the controller is gone; only in the first case will this arrive.
                         let failure = Failure::new(format!("the task ended but its result cannot be sent: {error}"));
                         self.fail(&task);
                         let _ = self.output.send(&FromAgent::Done { seq, result: TaskResult::Failed(failure) });
@@ -248,7 +248,7 @@ impl Worker {
 
     fn task(&mut self, task: &Task) -> TaskResult {
         let dropped = self.failed.get(&task.epoch).is_some_and(|group| *group != task.group);
-        if dropped || self.shared.stopped() {
+        if dropped || !self.wire.attached() || self.shared.stopped() {
             return TaskResult::Dropped;
         }
         let shared = self.shared.clone();
@@ -286,7 +286,7 @@ impl Worker {
             pending.end(handler, true)?;
             return Ok(TaskResult::NotNeeded);
         }
-        // Without the link there is no need to say so.
+        // Without the controller there is no need to say so.
         let _ = self.output.send(&FromAgent::Started { seq: task.seq });
         let mut needs = TaskNeeds {
             seq: task.seq,

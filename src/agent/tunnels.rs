@@ -4,7 +4,7 @@
 //! is under way in one direction is bounded by [`TUNNEL_WINDOW`].
 
 use super::protocol::{FromAgent, TUNNEL_WINDOW};
-use super::serve::Output;
+use super::wire::Output;
 use crate::modules::Failure;
 use std::collections::HashMap;
 use std::io::{self, Read, Write};

@@ -1,24 +1,28 @@
-//! What runs on a node: see `kprov::agent`. Started by the controller as `kprov-agent DIRECTORY [LINE]`.
+//! What runs on a node: see `kprov::agent`. Started by the controller as `kprov-agent DIRECTORY VERB … [LINE]`.
 
-use std::ffi::OsStr;
+use kprov::agent;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    let (Some(state), skip, None) = (arguments.next(), arguments.next(), arguments.next()) else {
-        return complain(
-            "usage: kprov-agent DIRECTORY [LINE] (kprov starts it over SSH; there is nothing to do by hand)",
-        );
+    let arguments: Vec<_> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    // The last is the line after which stdin is for the agent.
+    let ended = match *arguments.as_slice() {
+        ["--version"] => std::io::stdout().write_all(agent::BUILD.as_bytes()),
+        [state, "serve", ref line @ ..] if line.len() < 2 => agent::run(Path::new(state), line.first().copied()),
+        [state, "start", id, patience, ref line @ ..] if line.len() < 2 => {
+            agent::start(Path::new(state), id, patience, line.first().copied())
+        }
+        [state, "attach", id, ref line @ ..] if line.len() < 2 => {
+            agent::attach(Path::new(state), id, line.first().copied())
+        }
+        [state, "work", id, patience] => agent::work(Path::new(state), id, patience),
+        _ => return complain("kprov starts this over SSH; there is nothing to do by hand"),
     };
-    if state == "--version" {
-        return match std::io::stdout().write_all(kprov::agent::BUILD.as_bytes()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => complain(&error.to_string()),
-        };
-    }
-    match kprov::agent::run(Path::new(&state), skip.as_deref().and_then(OsStr::to_str)) {
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&error.to_string()),
     }

@@ -193,12 +193,9 @@ fn watch_interrupt(run: Arc<Run>) {
             return;
         }
         ui::talk("interrupted: finishing the tasks in flight; once more stops now");
-        run.cancel().await;
+        run.cancel();
         if tokio::signal::ctrl_c().await.is_ok() {
-            #[expect(
-                clippy::exit,
-                reason = "the user asked twice; agents stop at their next task boundary when the link closes"
-            )]
+            #[expect(clippy::exit, reason = "the user asked twice; agents begin no further task without a controller")]
             std::process::exit(Exit::Interrupted as i32);
         }
     });

@@ -7,6 +7,7 @@ use super::host::HostState;
 use super::link::Reply;
 use super::run::Run;
 use super::scope::result_value;
+use crate::agent::client::Lost;
 use crate::agent::protocol::TaskResult;
 use crate::modules::{Diff, Failure, Grade, Outcome};
 use crate::playbook::Task;
@@ -27,7 +28,7 @@ pub enum Verdict {
     Ready(Result<Outcome, Failure>),
     /// The agent did nothing: an earlier task failed, or a handler was not notified.
     Nothing,
-    Lost(String),
+    Lost(Lost),
     Skipped(String),
     /// Plan: known after that task.
     Planned(String),
@@ -52,7 +53,7 @@ impl Verdict {
                 Ok(Reply::Result(TaskResult::Failed(failure))) => Self::Ready(Err(failure)),
                 Ok(Reply::Result(_)) => Self::Nothing,
                 Ok(Reply::Lost(why)) => Self::Lost(why),
-                Err(_) => Self::Lost("the connection ended".to_owned()),
+                Err(_) => Self::Lost(Lost::Agent("the agent has ended".to_owned())),
             },
             Self::Unsure(inner, grade) => match Box::pin(inner.settled()).await {
                 Self::Ready(Ok(outcome)) => Self::Ready(Ok(Outcome { grade: outcome.grade.max(grade), ..outcome })),
@@ -160,7 +161,7 @@ struct Sum {
     failed: Option<String>,
     skipped: usize,
     skip_reason: Option<String>,
-    lost: Option<String>,
+    lost: Option<Lost>,
     silent: usize,
 }
 
@@ -226,7 +227,7 @@ async fn finish(run: &Arc<Run>, host: &HostState, pending: PendingTask, failed: 
         return;
     }
     let status = match &sum {
-        Sum { lost: Some(_), .. } => Status::Unreachable,
+        Sum { lost: Some(lost), .. } => Status::of(lost),
         Sum { failed: Some(_), .. } if ignore => Status::Ignored,
         Sum { failed: Some(_), .. } if rescuable => Status::Rescued,
         Sum { failed: Some(_), .. } => Status::Failed,
@@ -242,7 +243,7 @@ async fn finish(run: &Arc<Run>, host: &HostState, pending: PendingTask, failed: 
     }
     let message = match status {
         Status::Skipped => sum.skip_reason,
-        _ => sum.lost.or(sum.failed).or_else(|| said(&sum.results)),
+        _ => sum.lost.map(|lost| lost.to_string()).or(sum.failed).or_else(|| said(&sum.results)),
     };
     let hidden = task.keywords.no_log;
     let shown = |text: String| if hidden { "(hidden: no_log)".to_owned() } else { text };

@@ -1,10 +1,12 @@
 //! Connects to hosts, starts their agents, and asks for facts.
 
+use super::event::Event;
 use super::host::HostState;
 use super::link::{Link, gather_facts};
 use super::run::Run;
 use super::scope::TaskScope;
-use crate::agent::client::{Agent, AgentBinary, BinaryError};
+use crate::agent::client::{Agent, AgentBinary, BinaryError, LaunchError, Lost, Patience, Route};
+use crate::system::Mode;
 use crate::template::Scope;
 use crate::transport::{Connection, ConnectionFlags, Target, Transport, Transports};
 use crate::value::{Map, Value};
@@ -15,15 +17,15 @@ use tokio::task::JoinSet;
 /// What connecting needs, made once a run.
 #[derive(Default)]
 pub struct Connector {
-    transports: Transports,
-    binary: OnceCell<AgentBinary>,
+    transports: Arc<Transports>,
+    binary: OnceCell<Arc<AgentBinary>>,
 }
 
 impl Connector {
     /// Finds the agent, so that a missing or wrong one is told once and before any host is asked.
     pub fn find_agent(&self) -> Result<(), BinaryError> {
         // The first one that was found stays.
-        let _ = self.binary.set(AgentBinary::locate()?);
+        let _ = self.binary.set(Arc::new(AgentBinary::locate()?));
         Ok(())
     }
 }
@@ -42,11 +44,11 @@ pub async fn connect_all(run: &Arc<Run>) {
                     run.add_link(&host.name, link.clone());
                     if run.planning() { facts(&link, &host).await } else { Ok(()) }
                 }
-                Err(why) => Err(why),
+                Err(lost) => Err(lost),
             };
             drop(permit);
-            if let Err(why) = result {
-                run.unreachable(&host, why);
+            if let Err(lost) = result {
+                run.lose(&host, &lost, "0.connect", "Connect");
             }
         });
     }
@@ -60,27 +62,41 @@ pub async fn facts_all(run: &Arc<Run>) {
         let Some(link) = run.existing_link(&host.name) else { continue };
         let (run, host) = (run.clone(), host.clone());
         tasks.spawn(async move {
-            if let Err(why) = facts(&link, &host).await {
-                run.unreachable(&host, why);
+            if let Err(lost) = facts(&link, &host).await {
+                run.lose(&host, &lost, "0.connect", "Connect");
             }
         });
     }
     while tasks.join_next().await.is_some() {}
 }
 
-async fn facts(link: &Link, host: &HostState) -> Result<(), String> {
-    gather_facts(link, host).await.map_err(|failure| format!("cannot gather facts: {failure}"))
+async fn facts(link: &Link, host: &HostState) -> Result<(), Lost> {
+    let gathered = gather_facts(link, host).await;
+    gathered.map_err(|failure| link.lost().unwrap_or_else(|| Lost::Agent(format!("cannot gather facts: {failure}"))))
 }
 
-/// Connects to one host and starts its agent. The error is one line that says what to do.
-pub async fn connect(run: &Arc<Run>, host: &str) -> Result<Arc<Link>, String> {
-    let binary =
-        run.connector.binary.get_or_try_init(|| async { AgentBinary::locate() }).await.map_err(|e| e.to_string())?;
-    let target = target(run, host)?;
-    let session = run.connector.transports.connect(&target).await.map_err(|e| e.to_string())?;
-    let (agent, events) = Agent::launch(session, target.escalation.as_ref(), binary, run.artifacts.clone())
-        .await
-        .map_err(|e| e.to_string())?;
+/// Connects to one host and starts its agent, which outlives a dropped link where the run changes hosts. The error says in
+/// one line what to do, and whether the host is there.
+pub async fn connect(run: &Arc<Run>, host: &str) -> Result<Arc<Link>, Lost> {
+    let located = run.connector.binary.get_or_try_init(|| async { AgentBinary::locate().map(Arc::new) }).await;
+    let binary = located.map_err(|error| Lost::Agent(error.to_string()))?.clone();
+    let (target, transport) = (target(run, host).map_err(Lost::Agent)?, run.connector.transports.clone());
+    let launched = match run.mode {
+        Mode::Plan => {
+            let session = transport.connect(&target).await.map_err(|error| Lost::Connection(error.to_string()))?;
+            Agent::launch(session, target.escalation.as_ref(), &binary, run.artifacts.clone()).await
+        }
+        Mode::Apply => {
+            let (telling, name) = (run.clone(), host.to_owned());
+            let tell = Box::new(move |text| telling.events.send(Event::Warning { text: format!("{name}: {text}") }));
+            let route = Route { transport, target, binary, patience: Patience::default(), tell };
+            Agent::launch_detached(route, run.artifacts.clone()).await
+        }
+    };
+    let (agent, events) = launched.map_err(|error| match error {
+        LaunchError::Connect(error) => Lost::Connection(error.to_string()),
+        LaunchError::Failed(text) => Lost::Agent(text),
+    })?;
     Ok(Link::start(run.clone(), host, agent, events))
 }
 

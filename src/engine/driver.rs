@@ -76,7 +76,11 @@ impl Driver {
             run.progress.ready(start).await;
         }
         let flow = if self.stopped() == Flow::Failed { Flow::Failed } else { self.steps(&play.steps).await };
-        if flow == Flow::Failed || self.collect().await == Flow::Failed {
+        if self.collect().await == Flow::Failed || flow == Flow::Failed {
+            // A host that is lost between tasks is told here, as no task is.
+            if let (Some(lost), false) = (self.link.lost(), self.host.is_dead()) {
+                run.lose(&self.host, &lost, &format!("{}.connect", self.play + 1), "Connect");
+            }
             self.host.kill();
         }
         for index in 0..play.len {

@@ -1,5 +1,6 @@
 //! What happens in a run, as one ordered stream. Recap, live display, JSON lines and the record read it.
 
+use crate::agent::client::Lost;
 use crate::modules::{Diff, Grade};
 use crate::playbook::TaskId;
 use std::sync::{Mutex, PoisonError};
@@ -21,6 +22,14 @@ pub enum Status {
 }
 
 impl Status {
+    /// What a lost host counts as: failed where it is there, and only its agent is not.
+    pub fn of(lost: &Lost) -> Self {
+        match lost {
+            Lost::Connection(_) => Self::Unreachable,
+            Lost::Agent(_) => Self::Failed,
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",

@@ -2,7 +2,7 @@
 
 use super::host::HostState;
 use super::run::Run;
-use crate::agent::client::{Agent, Events};
+use crate::agent::client::{Agent, Events, Lost};
 use crate::agent::protocol::{FromAgent, REPLACED, Seq, StepName, Task, TaskResult, ToAgent};
 use crate::modules::certificate::Certificate;
 use crate::modules::{Failure, Resource};
@@ -17,7 +17,7 @@ use tokio::sync::{Notify, OnceCell, oneshot};
 pub enum Reply {
     Result(TaskResult),
     /// The host was lost before the answer came.
-    Lost(String),
+    Lost(Lost),
 }
 
 /// A task on its way to the agent; see [`Task`] for what the fields mean.
@@ -50,7 +50,7 @@ struct Waiting {
     /// What each task that may ask for a certificate was told to ask for.
     certificates: HashMap<Seq, Certificate>,
     facts: Vec<oneshot::Sender<Result<Value, Failure>>>,
-    lost: Option<String>,
+    lost: Option<Lost>,
 }
 
 impl Link {
@@ -70,8 +70,8 @@ impl Link {
             loop {
                 match events.next().await {
                     Some(Ok(message)) => link.route(&run, message),
-                    Some(Err(lost)) => break link.lose(lost.to_string()),
-                    None => break link.lose("the agent has ended".to_owned()),
+                    Some(Err(lost)) => break link.lose(lost),
+                    None => break link.lose(Lost::Agent("the agent has ended".to_owned())),
                 }
             }
         });
@@ -131,21 +131,21 @@ impl Link {
         run.link_of(signer).await?.agent.sign(request).await
     }
 
-    fn lose(&self, why: String) {
+    fn lose(&self, why: Lost) {
         let mut waiting = self.lock();
         waiting.lost = Some(why.clone());
         for (_, sender) in waiting.tasks.drain() {
             let _ = sender.send(Reply::Lost(why.clone()));
         }
         for sender in waiting.facts.drain(..) {
-            let _ = sender.send(Err(Failure::new(why.clone())));
+            let _ = sender.send(Err(Failure::new(why.to_string())));
         }
         drop(waiting);
         self.gone.notify_waiters();
     }
 
     /// Waits until the host is gone; returns why.
-    pub async fn gone(&self) -> String {
+    pub async fn gone(&self) -> Lost {
         loop {
             let mut gone = std::pin::pin!(self.gone.notified());
             gone.as_mut().enable();
@@ -169,7 +169,7 @@ impl Link {
     }
 
     /// Why the host is gone, if it is.
-    pub fn lost(&self) -> Option<String> {
+    pub fn lost(&self) -> Option<Lost> {
         self.lock().lost.clone()
     }
 
@@ -214,7 +214,7 @@ impl Link {
         {
             let mut waiting = self.lock();
             if let Some(why) = &waiting.lost {
-                return Err(Failure::new(why.clone()));
+                return Err(Failure::new(why.to_string()));
             }
             waiting.facts.push(sender);
         }

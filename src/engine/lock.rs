@@ -7,7 +7,7 @@
 use super::event::{Event, Status, Subject};
 use super::link::Link;
 use super::run::Run;
-use crate::agent::protocol::{Holder, LockRequest, LockState, RunHeader, ToAgent};
+use crate::agent::protocol::{Holder, LockRequest, LockState, RunHeader};
 use crate::modules::{Failure, Grade};
 use futures_util::future::join_all;
 use indexmap::IndexMap;
@@ -19,8 +19,6 @@ use tokio::task::{JoinHandle, JoinSet};
 const HOLDERS: &str = "kube_control_plane";
 /// How often a run that waits for the lock asks for it.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often the nodes that hold the lock hear that the controller is there; they give it up after a minute without.
-const ALIVE: Duration = Duration::from_secs(15);
 /// How long a node may take to give the lock back at the end of a run. It does so anyway when the link closes.
 const RELEASE: Duration = Duration::from_secs(5);
 
@@ -270,26 +268,15 @@ async fn let_go(links: &[Arc<Link>]) {
     let _ = tokio::time::timeout(RELEASE, all).await;
 }
 
-/// Tells the nodes that the controller is there, and stops the run when fewer than `need` of them are left.
+/// Stops the run when fewer than `need` of the nodes that hold the lock are left.
 async fn keep(run: Arc<Run>, links: Vec<Arc<Link>>, need: usize) {
     let mut gone: JoinSet<String> = JoinSet::new();
     for link in links.iter().cloned() {
         gone.spawn(async move { format!("{}: {}", link.host, link.gone().await) });
     }
-    let mut ticks = tokio::time::interval(ALIVE);
-    loop {
-        tokio::select! {
-            Some(lost) = gone.join_next() => {
-                if gone.len() < need {
-                    return run.stop(&format!("the lock is lost: {}", lost.unwrap_or_default()));
-                }
-            }
-            _ = ticks.tick() => {
-                for link in links.iter().filter(|link| !link.is_lost()) {
-                    // A link that is that slow is not waited for: the others have to hear in time.
-                    let _ = tokio::time::timeout(Duration::from_secs(1), link.agent.send(ToAgent::Alive)).await;
-                }
-            }
+    while let Some(lost) = gone.join_next().await {
+        if gone.len() < need {
+            return run.stop(&format!("the lock is lost: {}", lost.unwrap_or_default()));
         }
     }
 }

@@ -8,6 +8,7 @@ use super::event::{Event, Events, Status, Subject};
 use super::host::HostState;
 use super::link::Link;
 use super::options::Options;
+use crate::agent::client::Lost;
 use crate::agent::protocol::RunHeader;
 use crate::graph::{PlayShape, Progress, StepKind, StepShape, compile};
 use crate::inventory::Inventory;
@@ -135,9 +136,9 @@ impl Run {
     }
 
     /// Finishes what is in flight and starts nothing more.
-    pub async fn cancel(&self) {
+    pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::SeqCst);
-        self.drop_queues().await;
+        self.drop_queues();
     }
 
     /// Ends the run on all hosts, for a reason that is none of theirs.
@@ -150,15 +151,15 @@ impl Run {
         for host in hosts {
             super::lock::failed(self, &host.name, "Lock", "the run was stopped".to_owned());
         }
-        let run = self.clone();
-        tokio::spawn(async move { run.drop_queues().await });
+        self.drop_queues();
     }
 
     /// Has every agent drop what it has not begun.
-    async fn drop_queues(&self) {
+    fn drop_queues(&self) {
         let links: Vec<_> = self.links.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        // One whose link has dropped takes it later, and holds up no other.
         for link in links {
-            link.cancel().await;
+            tokio::spawn(async move { link.cancel().await });
         }
     }
 
@@ -274,7 +275,7 @@ impl Run {
         if let Some(link) = self.existing_link(host) {
             return match link.lost() {
                 None => self.begun(link).await,
-                Some(why) => Err(Failure::new(format!("{host} is needed here, and unreachable: {why}"))),
+                Some(why) => Err(Failure::new(format!("{host} is needed here, and lost: {why}"))),
             };
         }
         if self.hosts.get(host).is_some_and(|state| state.is_dead()) {
@@ -342,18 +343,18 @@ impl Run {
         }
     }
 
-    /// Tells that a host cannot be reached.
-    pub fn unreachable(&self, host: &HostState, why: String) {
+    /// Tells that a host is lost, and what was to be done there.
+    pub fn lose(&self, host: &HostState, lost: &Lost, task_id: &str, task: &str) {
         host.kill();
         self.events.send(Event::Task {
             subject: Subject {
                 host: host.name.clone(),
-                task_id: "0.connect".to_owned(),
+                task_id: task_id.to_owned(),
                 role: String::new(),
-                task: "Connect".to_owned(),
+                task: task.to_owned(),
             },
-            status: Status::Unreachable,
-            message: Some(why),
+            status: Status::of(lost),
+            message: Some(lost.to_string()),
             diff: Vec::new(),
             grade: crate::modules::Grade::Exact,
             took: std::time::Duration::ZERO,

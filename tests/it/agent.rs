@@ -133,7 +133,7 @@ async fn tunnels_carry_both_ways_and_do_not_hold_each_other_up() {
 }
 
 /// Runs a script.
-fn task(seq: u32, script: &str) -> Task {
+pub fn task(seq: u32, script: &str) -> Task {
     let program = Program::Shell { script: script.to_owned(), executable: "/bin/sh".to_owned() };
     let command = modules::command::Command {
         program,
@@ -159,7 +159,7 @@ fn task(seq: u32, script: &str) -> Task {
 }
 
 /// Sends tasks at once and waits for how each ends.
-async fn results(agent: &Agent, events: &mut Events, tasks: Vec<Task>) -> Vec<String> {
+pub async fn results(agent: &Agent, events: &mut Events, tasks: Vec<Task>) -> Vec<String> {
     let count = tasks.len();
     for task in tasks {
         agent.send(ToAgent::from(task)).await.unwrap();
@@ -179,7 +179,7 @@ async fn results(agent: &Agent, events: &mut Events, tasks: Vec<Task>) -> Vec<St
     results
 }
 
-async fn begin(agent: &Agent, mode: Mode) {
+pub async fn begin(agent: &Agent, mode: Mode) {
     soon(agent.begin(mode, None)).await.unwrap();
 }
 

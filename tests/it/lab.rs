@@ -36,7 +36,7 @@ impl Lab {
     }
 
     /// What a command prints; it has to succeed.
-    fn ok(&self, verb: &str, args: &[&str]) -> String {
+    pub fn ok(&self, verb: &str, args: &[&str]) -> String {
         let output = self.run(verb, args);
         assert!(output.status.success(), "{verb} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()

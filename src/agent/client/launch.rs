@@ -7,6 +7,7 @@
 
 use super::AgentBinary;
 use super::stderr::StderrTail;
+use crate::agent::frame;
 use crate::agent::protocol::FromAgent;
 use crate::transport::{Become, BoxFuture, ConnectError, Process, Session};
 use std::time::Duration;
@@ -49,7 +50,7 @@ find "$d" -name "upload.*" -mmin +1 -exec rm -f {} + 2>/dev/null;
 umask 022;
 PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; export PATH;
 echo kprov-run;
-exec "$a" "$s" $g"#;
+exec "$a" "$s" VERB $g"#;
 
 /// Why the agent does not run.
 #[derive(Debug, thiserror::Error)]
@@ -70,13 +71,15 @@ pub(super) struct Launched {
     pub exit: BoxFuture<'static, Result<Option<i32>, ConnectError>>,
 }
 
+/// Has the agent run with the arguments `verb`, see `worker`.
 pub(super) async fn launch(
     session: &dyn Session,
     escalation: Option<&Become>,
     binary: &AgentBinary,
+    verb: &str,
 ) -> Result<Launched, LaunchError> {
-    let ended = match attempt(session, escalation, binary, false).await {
-        Err((_, Found::Stale)) => attempt(session, escalation, binary, true).await,
+    let ended = match attempt(session, escalation, binary, verb, false).await {
+        Err((_, Found::Stale)) => attempt(session, escalation, binary, verb, true).await,
         ended => ended,
     };
     ended.map_err(|(error, _)| error)
@@ -95,9 +98,10 @@ async fn attempt(
     session: &dyn Session,
     escalation: Option<&Become>,
     binary: &AgentBinary,
+    verb: &str,
     force: bool,
 ) -> Result<Launched, (LaunchError, Found)> {
-    let command = command(escalation, binary, force);
+    let command = command(escalation, binary, verb, force);
     let process = session.spawn(&command).await.map_err(|error| (error.into(), Found::Nothing))?;
     let mut attempt = Attempt::new(process, escalation, binary);
     let stop = match tokio::time::timeout(PATIENCE, attempt.run()).await {
@@ -118,9 +122,10 @@ async fn attempt(
     }
 }
 
-fn command(escalation: Option<&Become>, binary: &AgentBinary, force: bool) -> String {
+fn command(escalation: Option<&Become>, binary: &AgentBinary, verb: &str, force: bool) -> String {
     let start = START
         .replace('\n', " ")
+        .replace("VERB", verb)
         .replace("SHA256", &binary.sha256)
         .replace("SIZE", &binary.bytes.len().to_string())
         .replace("FORCE", if force { "yes" } else { "" })
@@ -209,9 +214,11 @@ impl<'a> Attempt<'a> {
         }
         self.ran = true;
         self.stdin.flush().await?;
-        match super::read(&mut self.stdout).await {
-            Ok(Some(FromAgent::Hello { build })) => Ok(build),
-            Ok(Some(_)) => Err(Stop::Failed("the agent on the host speaks of something else first".to_owned())),
+        match super::link::read(&mut self.stdout).await {
+            Ok(Some(packet)) => match frame::decode(&packet.body) {
+                Ok(FromAgent::Hello { build }) => Ok(build),
+                _ => Err(Stop::Failed("the agent on the host speaks of something else first".to_owned())),
+            },
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 Err(Stop::Failed(format!("what runs on the host is not the agent: {error}")))
             }
