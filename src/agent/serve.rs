@@ -5,9 +5,10 @@
 
 use super::facts;
 use super::frame;
+use super::journal::{self, Journal};
 use super::needs::{Answer, Answers, TaskNeeds, hex};
 use super::pending::Pending;
-use super::protocol::{FromAgent, Seq, Task, TaskResult, ToAgent};
+use super::protocol::{Did, FromAgent, RunEnd, RunHeader, Seq, Task, TaskResult, ToAgent};
 use super::tunnels::Tunnels;
 use crate::modules::{Failure, Resource};
 use crate::pki::{self, SigningRequest};
@@ -22,8 +23,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Instant;
 use zeroize::Zeroizing;
 
 /// Serves on this process's stdin and stdout until stdin ends. `state` is the agent's directory on the node; `skip` names
@@ -66,6 +68,7 @@ pub fn serve(
         shared,
         output,
         system: None,
+        journal: None,
         clock: 0,
         notified: HashMap::new(),
         started: HashMap::new(),
@@ -94,9 +97,12 @@ impl Output {
 
 /// What is done in order, one at a time.
 enum Job {
-    Begin(Mode),
+    Begin(Mode, Option<RunHeader>),
     Facts,
     Task(Box<Task>),
+    Did(Box<Did>),
+    End(RunEnd),
+    Records(Option<String>),
 }
 
 /// What the reading thread and the tasks have in common.
@@ -125,7 +131,7 @@ impl Shared {
                 Err(error) => break Err(error),
             };
             match message {
-                ToAgent::Begin { mode, run: _ } => drop(jobs.send(Job::Begin(mode))),
+                ToAgent::Begin { mode, run } => drop(jobs.send(Job::Begin(mode, run))),
                 ToAgent::Facts => drop(jobs.send(Job::Facts)),
                 ToAgent::Task(task) => drop(jobs.send(Job::Task(task))),
                 ToAgent::Chunk { seq, bytes, last } => self.answers.give(seq, Answer::Chunk { bytes, last }),
@@ -137,6 +143,9 @@ impl Shared {
                 ToAgent::Window { id, bytes } => self.tunnels.grant(id, bytes),
                 ToAgent::Close { id } => self.tunnels.close(id),
                 ToAgent::Reset { id } => self.tunnels.reset(id),
+                ToAgent::Did(did) => drop(jobs.send(Job::Did(did))),
+                ToAgent::End(end) => drop(jobs.send(Job::End(end))),
+                ToAgent::Records { run } => drop(jobs.send(Job::Records(run))),
                 ToAgent::Cancel => self.cancelled.store(true, Ordering::Relaxed),
             }
         };
@@ -171,6 +180,8 @@ struct Worker {
     output: Output,
     /// The node and its notified handlers, from [`ToAgent::Begin`] on.
     system: Option<(System, Pending)>,
+    /// The record of the run, where it is one that changes the node.
+    journal: Option<Arc<Mutex<Journal>>>,
     /// How many tasks have been run, and after how many a handler was last notified or a unit started.
     clock: u64,
     notified: HashMap<String, u64>,
@@ -184,15 +195,27 @@ impl Worker {
     fn work(mut self, queue: &Receiver<Job>) {
         for job in queue {
             match job {
-                Job::Begin(mode) => {
-                    self.system = Some((System::new(mode), Pending::new(&self.state, mode)));
-                    self.failed.clear();
+                Job::Begin(mode, run) => {
+                    self.begin(mode, run);
                 }
                 Job::Facts => {
                     // Of the node as it is, whatever has been planned.
                     let gathered = catch_unwind(|| facts::gather(System::new(Mode::Plan).view()));
                     let facts = gathered.unwrap_or_else(|panic| Err(bug(&*panic)));
                     let _ = self.output.send(&FromAgent::Facts(facts));
+                }
+                Job::Did(did) => {
+                    // Done is done; what cannot be recorded here is said at the end of the run.
+                    let _ = self.did(&did);
+                }
+                Job::End(end) => {
+                    let ended = self.journal.take().map_or(Ok(()), |journal| locked(&journal).end(end));
+                    let _ = self.output.send(&FromAgent::Ended(ended));
+                }
+                Job::Records(run) => {
+                    let sent = journal::send(&self.state, run.as_deref(), |record| self.output.send(&record));
+                    let sent = sent.map_err(|error| Failure::new(format!("cannot read the record of runs: {error}")));
+                    let _ = self.output.send(&FromAgent::Recorded(sent));
                 }
                 Job::Task(task) => {
                     let seq = task.seq;
@@ -206,6 +229,24 @@ impl Worker {
                 }
             }
         }
+    }
+
+    fn begin(&mut self, mode: Mode, run: Option<RunHeader>) {
+        let mut system = System::new(mode);
+        self.journal = run.map(|run| Arc::new(Mutex::new(Journal::new(&self.state, run))));
+        if let Some(journal) = self.journal.clone() {
+            system.keep(Box::new(move |at, whole| locked(&journal).before(at, whole)));
+        }
+        self.system = Some((system, Pending::new(&self.state, mode)));
+        self.failed.clear();
+    }
+
+    /// Records what the controller has done.
+    fn did(&mut self, did: &Did) -> Result<(), Failure> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        let mut journal = locked(journal);
+        journal.begin(&did.name)?;
+        journal.end_step(&did.name, did.seconds, did.result.as_ref().map(|diff| (true, diff.as_slice())))
     }
 
     fn task(&mut self, task: &Task) -> TaskResult {
@@ -246,8 +287,11 @@ impl Worker {
         }
         // Without the link there is no need to say so.
         let _ = self.output.send(&FromAgent::Started { seq: task.seq });
+        let started = Instant::now();
         let mut needs = TaskNeeds {
             seq: task.seq,
+            name: &task.name,
+            journal: self.journal.as_ref(),
             notify: &task.notify,
             pending,
             marked: Vec::new(),
@@ -260,6 +304,13 @@ impl Worker {
         let marked = needs.marked;
         // Nobody waits any more; what still comes for this task is dropped.
         self.shared.answers.close();
+        let result = match &self.journal {
+            Some(journal) => {
+                let shown = result.as_ref().map(|outcome| (outcome.changed, outcome.diff.as_slice()));
+                locked(journal).end_step(&task.name, started.elapsed().as_secs_f64(), shown).and(result)
+            }
+            None => result,
+        };
         if result.as_ref().is_ok_and(|outcome| !outcome.changed) {
             for handler in &marked {
                 pending.clear(handler)?;
@@ -278,6 +329,10 @@ impl Worker {
         }
         result.map(TaskResult::Done)
     }
+}
+
+fn locked(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
+    journal.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a panic of a module comes to: the task fails, and the agent goes on.

@@ -3,7 +3,7 @@
 use super::Exit;
 use crate::engine::event::{Event, Events};
 use crate::engine::recap::Recap;
-use crate::engine::{Options, Run, connect, preconditions};
+use crate::engine::{Options, Run, connect, preconditions, record};
 use crate::source::InputErrors;
 use crate::system::Mode;
 use crate::transport::ConnectionFlags;
@@ -13,20 +13,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Which hosts there are, and how to get in.
 #[derive(clap::Args)]
-pub struct RunArgs {
+pub struct ConnectArgs {
     /// Inventory file or directory, or a list of hosts that ends in a comma; can be given more than once
     #[arg(short, long, value_name = "INVENTORY", required = true)]
     inventory: Vec<PathBuf>,
-    /// Only hosts that match this pattern
-    #[arg(short, long, value_name = "PATTERN")]
-    limit: Option<String>,
-    /// Only tasks with these tags
-    #[arg(short, long, value_delimiter = ',')]
-    tags: Vec<String>,
-    /// No tasks with these tags
-    #[arg(long, value_delimiter = ',', value_name = "TAGS")]
-    skip_tags: Vec<String>,
     /// Variables: key=value, @file or JSON; can be given more than once
     #[arg(short, long, value_name = "VARS")]
     extra_vars: Vec<String>,
@@ -60,6 +52,21 @@ pub struct RunArgs {
     /// Read the password of vaulted variables from this file
     #[arg(long, value_name = "FILE", env = "ANSIBLE_VAULT_PASSWORD_FILE")]
     vault_password_file: Vec<PathBuf>,
+}
+
+#[derive(clap::Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Only hosts that match this pattern
+    #[arg(short, long, value_name = "PATTERN")]
+    limit: Option<String>,
+    /// Only tasks with these tags
+    #[arg(short, long, value_delimiter = ',')]
+    tags: Vec<String>,
+    /// No tasks with these tags
+    #[arg(long, value_delimiter = ',', value_name = "TAGS")]
+    skip_tags: Vec<String>,
     /// Text, or JSON lines
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -83,18 +90,16 @@ pub struct Done {
 
 /// Runs to the end: load, connect and gather facts, check preconditions, play, recap.
 pub fn run(args: RunArgs, verb: Verb) -> Result<Done, Exit> {
-    let options = options(&args, &verb).map_err(|message| {
-        ui::talk(&format!("error: {message}"));
-        Exit::Usage
-    })?;
-    let show = Show { format: args.format, verbose: args.verbose, diff: verb.diff, plan: verb.mode == Mode::Plan };
+    let options = options(&args, &verb).map_err(|message| usage(&message))?;
+    follow(options, args.show(&verb))
+}
+
+/// Runs what the options say.
+pub fn follow(options: Options, show: Show) -> Result<Done, Exit> {
     let (events, receiver) = Events::channel();
     let run = Run::load(options, events).map_err(|errors| refuse(&errors))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
-        ui::talk(&format!("error: cannot start: {error}"));
-        Exit::Usage
-    })?;
-    let recap = runtime.block_on(async {
+    let runtime = runtime()?;
+    let (recap, exit) = runtime.block_on(async {
         let hosts = run.hosts.keys().cloned().collect();
         let reader = tokio::spawn(ui::follow(show, hosts, receiver));
         let work = tokio::spawn(stages(run.clone()));
@@ -103,18 +108,39 @@ pub fn run(args: RunArgs, verb: Verb) -> Result<Done, Exit> {
             run.events.send(Event::Warning { text: format!("the run ended early: {error}") });
         }
         run.events.close();
-        reader.await.unwrap_or_default()
+        let recap = reader.await.unwrap_or_default();
+        let total = recap.total();
+        let exit = match &total {
+            _ if run.cancelled() => Exit::Interrupted,
+            total if total.unreachable > 0 => Exit::Unreachable,
+            total if total.failed > 0 => Exit::Failed,
+            _ => Exit::Ok,
+        };
+        let status = match exit {
+            Exit::Ok => "done",
+            Exit::Interrupted => "interrupted",
+            _ => "failed",
+        };
+        for complaint in record::end(&run, status, &recap).await {
+            ui::talk(&format!("warning: {complaint}"));
+        }
+        (recap, exit)
     });
     // What still runs belongs to hosts that are lost or to a run that was stopped.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    let total = recap.total();
-    let exit = match &total {
-        _ if run.cancelled() => Exit::Interrupted,
-        total if total.unreachable > 0 => Exit::Unreachable,
-        total if total.failed > 0 => Exit::Failed,
-        _ => Exit::Ok,
-    };
     Ok(Done { recap, exit })
+}
+
+/// What everything that connects to hosts runs on.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Exit> {
+    let made = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    made.map_err(|error| usage(&format!("cannot start: {error}")))
+}
+
+/// Says what is wrong with what was asked for.
+pub fn usage(message: &str) -> Exit {
+    ui::talk(&format!("error: {message}"));
+    Exit::Usage
 }
 
 /// The stages in order. Nothing is changed on any host before the preconditions of all of them hold.
@@ -163,56 +189,80 @@ pub fn refuse(errors: &InputErrors) -> Exit {
     Exit::Usage
 }
 
-fn options(args: &RunArgs, verb: &Verb) -> Result<Options, String> {
-    let become_password = match (&args.become_password_file, args.ask_become_pass) {
-        (Some(file), _) => {
-            let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
-            Some(Secret::new(text.trim_end_matches('\n')))
-        }
-        (None, true) => {
-            ui::prompt("BECOME password: ");
-            let typed =
-                console::Term::stderr().read_secure_line().map_err(|e| format!("cannot read the password: {e}"))?;
-            Some(Secret::new(typed))
-        }
-        (None, false) => None,
-    };
+pub fn options(args: &RunArgs, verb: &Verb) -> Result<Options, String> {
     Ok(Options {
         mode: verb.mode,
-        inventories: args.inventory.clone(),
         limit: args.limit.clone(),
         tags: args.tags.clone(),
         skip_tags: args.skip_tags.clone(),
-        extra_vars: args.extra_vars.clone(),
-        vault_password_files: args.vault_password_file.clone(),
-        playbook: args.playbook.clone(),
-        forks: args.forks,
-        connection: ConnectionFlags {
-            user: args.user.clone(),
-            private_key: args.private_key.clone(),
-            escalate: args.r#become,
-            become_user: args.become_user.clone(),
-            become_password,
-            timeout: args.timeout.map(Duration::from_secs),
-            ..ConnectionFlags::default()
-        },
         only_preconditions: verb.only_preconditions,
-        command: command(args, verb),
+        ..args.connect.options(command(args, verb))?
     })
+}
+
+impl RunArgs {
+    pub fn show(&self, verb: &Verb) -> Show {
+        Show { format: self.format, verbose: self.verbose, diff: verb.diff, plan: verb.mode == Mode::Plan }
+    }
+}
+
+impl ConnectArgs {
+    /// A run that looks and changes nothing, of all hosts.
+    pub fn options(&self, command: String) -> Result<Options, String> {
+        let become_password = match (&self.become_password_file, self.ask_become_pass) {
+            (Some(file), _) => {
+                let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+                Some(Secret::new(text.trim_end_matches('\n')))
+            }
+            (None, true) => {
+                ui::prompt("BECOME password: ");
+                let typed =
+                    console::Term::stderr().read_secure_line().map_err(|e| format!("cannot read the password: {e}"))?;
+                Some(Secret::new(typed))
+            }
+            (None, false) => None,
+        };
+        Ok(Options {
+            mode: Mode::Plan,
+            inventories: self.inventory.clone(),
+            limit: None,
+            tags: Vec::new(),
+            skip_tags: Vec::new(),
+            extra_vars: self.extra_vars.clone(),
+            vault_password_files: self.vault_password_file.clone(),
+            playbook: self.playbook.clone(),
+            forks: self.forks,
+            connection: ConnectionFlags {
+                user: self.user.clone(),
+                private_key: self.private_key.clone(),
+                escalate: self.r#become,
+                become_user: self.become_user.clone(),
+                become_password,
+                timeout: self.timeout.map(Duration::from_secs),
+                ..ConnectionFlags::default()
+            },
+            only_preconditions: false,
+            command,
+            resumes: None,
+        })
+    }
+
+    /// The inventories as they were given.
+    pub fn inventories(&self) -> impl Iterator<Item = String> {
+        self.inventory.iter().map(|inventory| format!("-i {}", inventory.display()))
+    }
 }
 
 /// The verb and the flags that say what is done where. Values of variables stay out: they may be secret.
 fn command(args: &RunArgs, verb: &Verb) -> String {
     let mut words = vec![if verb.mode == Mode::Plan { "plan" } else { "apply" }.to_owned()];
-    for inventory in &args.inventory {
-        words.push(format!("-i {}", inventory.display()));
-    }
-    let flags =
-        [("--playbook", (args.playbook != "cluster").then(|| args.playbook.clone())), ("-l", args.limit.clone())];
+    words.extend(args.connect.inventories());
+    let playbook = &args.connect.playbook;
+    let flags = [("--playbook", (playbook != "cluster").then(|| playbook.clone())), ("-l", args.limit.clone())];
     let lists = [("-t", &args.tags), ("--skip-tags", &args.skip_tags)];
     let lists = lists.into_iter().map(|(flag, list)| (flag, (!list.is_empty()).then(|| list.join(","))));
     words.extend(flags.into_iter().chain(lists).filter_map(|(flag, value)| Some(format!("{flag} {}", value?))));
-    for extra in &args.extra_vars {
+    for extra in &args.connect.extra_vars {
         words.push(match extra.strip_prefix('@') {
             Some(_) => format!("-e {extra}"),
             None => format!("-e {}=…", extra.split_once('=').map_or("", |(name, _)| name)),

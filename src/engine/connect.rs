@@ -56,7 +56,8 @@ pub async fn connect(run: &Arc<Run>, host: &str) -> Result<Arc<Link>, String> {
         .await
         .map_err(|e| e.to_string())?;
     // An agent that is gone by now is noticed where its answers end.
-    let _ = agent.send(ToAgent::Begin { mode: run.mode, run: run.header.clone() }).await;
+    let header = super::record::header_for(run, host).map_err(|error| error.to_string())?;
+    let _ = agent.send(ToAgent::Begin { mode: run.mode, run: header }).await;
     Ok(Link::start(run.clone(), host, agent, events))
 }
 

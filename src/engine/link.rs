@@ -3,7 +3,7 @@
 use super::host::HostState;
 use super::run::Run;
 use crate::agent::client::{Agent, Events};
-use crate::agent::protocol::{FromAgent, Seq, StepName, Task, TaskResult, ToAgent};
+use crate::agent::protocol::{FromAgent, RunEnd, Seq, StepName, Task, TaskResult, ToAgent};
 use crate::modules::certificate::Certificate;
 use crate::modules::{Failure, Resource};
 use crate::value::Value;
@@ -18,6 +18,16 @@ pub enum Reply {
     Result(TaskResult),
     /// The host was lost before the answer came.
     Lost(String),
+}
+
+/// What a host has recorded of one run.
+#[derive(Debug, Default)]
+pub struct Record {
+    pub run: String,
+    /// An agent of the run is still there.
+    pub running: bool,
+    /// Lines of its journal, whole or not.
+    pub bytes: Vec<u8>,
 }
 
 /// A task on its way to the agent; see [`Task`] for what the fields mean.
@@ -47,6 +57,9 @@ struct Waiting {
     /// What each task that may ask for a certificate was told to ask for.
     certificates: HashMap<Seq, Certificate>,
     facts: Vec<oneshot::Sender<Result<Value, Failure>>>,
+    records: Vec<Record>,
+    recorded: Vec<oneshot::Sender<Result<Vec<Record>, Failure>>>,
+    ended: Vec<oneshot::Sender<Result<(), Failure>>>,
     lost: Option<String>,
 }
 
@@ -86,6 +99,26 @@ impl Link {
                 let mut waiting = self.lock();
                 if !waiting.facts.is_empty() {
                     let _ = waiting.facts.remove(0).send(result);
+                }
+            }
+            FromAgent::Record { run, running, bytes } => {
+                let mut waiting = self.lock();
+                match waiting.records.last_mut().filter(|last| last.run == run) {
+                    Some(last) => last.bytes.extend(bytes),
+                    None => waiting.records.push(Record { run, running, bytes }),
+                }
+            }
+            FromAgent::Recorded(result) => {
+                let mut waiting = self.lock();
+                let records = std::mem::take(&mut waiting.records);
+                if !waiting.recorded.is_empty() {
+                    let _ = waiting.recorded.remove(0).send(result.map(|()| records));
+                }
+            }
+            FromAgent::Ended(result) => {
+                let mut waiting = self.lock();
+                if !waiting.ended.is_empty() {
+                    let _ = waiting.ended.remove(0).send(result);
                 }
             }
             FromAgent::NeedCertificate { seq, signer, request } => {
@@ -134,6 +167,9 @@ impl Link {
         for sender in waiting.facts.drain(..) {
             let _ = sender.send(Err(Failure::new(why.clone())));
         }
+        // Who waits for one of these is told that the agent is gone.
+        waiting.recorded.clear();
+        waiting.ended.clear();
     }
 
     /// Why the host is gone, if it is.
@@ -178,16 +214,35 @@ impl Link {
 
     /// Asks the host about itself.
     pub async fn facts(&self) -> Result<Value, Failure> {
+        self.ask(ToAgent::Facts, |waiting| &mut waiting.facts).await
+    }
+
+    /// Asks for the host's journals: all of one run, or the main lines of every run.
+    pub async fn records(&self, run: Option<String>) -> Result<Vec<Record>, Failure> {
+        self.ask(ToAgent::Records { run }, |waiting| &mut waiting.recorded).await
+    }
+
+    /// Has the end of the run recorded.
+    pub async fn end(&self, end: RunEnd) -> Result<(), Failure> {
+        self.ask(ToAgent::End(end), |waiting| &mut waiting.ended).await
+    }
+
+    /// Sends a question; answers come in the order of the questions of a kind.
+    async fn ask<T>(
+        &self,
+        question: ToAgent,
+        who: fn(&mut Waiting) -> &mut Vec<oneshot::Sender<Result<T, Failure>>>,
+    ) -> Result<T, Failure> {
         let (sender, receiver) = oneshot::channel();
         {
             let mut waiting = self.lock();
             if let Some(why) = &waiting.lost {
                 return Err(Failure::new(why.clone()));
             }
-            waiting.facts.push(sender);
+            who(&mut waiting).push(sender);
         }
-        let _ = self.agent.send(ToAgent::Facts).await;
-        receiver.await.unwrap_or_else(|_| Err(Failure::new("the agent is gone")))
+        let _ = self.agent.send(question).await;
+        receiver.await.unwrap_or_else(|_| Err(Failure::new(self.lost().unwrap_or_else(|| "the agent is gone".to_owned()))))
     }
 
     pub async fn cancel(&self) {

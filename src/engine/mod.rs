@@ -15,6 +15,7 @@ mod link;
 mod options;
 pub mod preconditions;
 pub mod recap;
+pub mod record;
 mod run;
 mod scope;
 

@@ -27,6 +27,8 @@ pub struct Options {
     pub only_preconditions: bool,
     /// The verb and its flags as typed, for the record of the run; without values of variables.
     pub command: String,
+    /// The id of the run that this one goes on with.
+    pub resumes: Option<String>,
 }
 
 impl Options {
@@ -70,6 +72,7 @@ mod tests {
             connection: ConnectionFlags::default(),
             only_preconditions: false,
             command: String::new(),
+            resumes: None,
         };
         options.selects(&own(task))
     }

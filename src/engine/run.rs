@@ -8,6 +8,7 @@ use super::event::{Event, Events, Status, Subject};
 use super::host::HostState;
 use super::link::Link;
 use super::options::Options;
+use super::record;
 use crate::agent::protocol::RunHeader;
 use crate::graph::{PlayShape, Progress, StepKind, StepShape, compile};
 use crate::inventory::Inventory;
@@ -93,7 +94,7 @@ impl Run {
         let progress = Progress::new(compile(&shapes));
         Ok(Arc::new(Self {
             mode: options.mode,
-            header: (options.mode == Mode::Apply).then(|| header(&options)),
+            header: (options.mode == Mode::Apply).then(|| record::header(&options, &names)),
             artifacts: Arc::default(),
             kube: super::actions::KubeClients::default(),
             connector: super::connect::Connector::default(),
@@ -132,8 +133,7 @@ impl Run {
     /// Finishes what is in flight and starts nothing more.
     pub async fn cancel(&self) {
         self.cancelled.store(true, Ordering::SeqCst);
-        let links: Vec<_> = self.links.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        for link in links {
+        for link in self.all_links() {
             link.cancel().await;
         }
     }
@@ -241,6 +241,10 @@ impl Run {
         self.links.lock().unwrap_or_else(PoisonError::into_inner).insert(host.to_owned(), link);
     }
 
+    pub fn all_links(&self) -> Vec<Arc<Link>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
     pub fn existing_link(&self, host: &str) -> Option<Arc<Link>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned()
     }
@@ -318,19 +322,6 @@ impl Run {
     }
 }
 
-/// Names a new run.
-fn header(options: &Options) -> RunHeader {
-    let now = jiff::Timestamp::now();
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
-    RunHeader {
-        id: format!("{}-{:06x}", now.strftime("%Y%m%dT%H%M%SZ"), now.subsec_nanosecond() >> 6 & 0xff_ffff),
-        operator: format!("{}@{host}", user.unwrap_or_else(|| "unknown".to_owned())),
-        started: now.as_second(),
-        command: options.command.clone(),
-    }
-}
-
 /// Where the playbook is, and its directory where it is a file and not a built-in one.
 fn playbook_path(name: &str) -> (PathBuf, Option<PathBuf>) {
     if is_file(name) {
@@ -342,7 +333,7 @@ fn playbook_path(name: &str) -> (PathBuf, Option<PathBuf>) {
 }
 
 /// Built-in playbooks have plain names.
-fn is_file(playbook: &str) -> bool {
+pub(super) fn is_file(playbook: &str) -> bool {
     playbook.contains('/') || Path::new(playbook).extension().is_some()
 }
 
