@@ -15,9 +15,15 @@ pub struct ApplyArgs {
     /// Show what is replaced in files
     #[arg(short = 'D', long)]
     diff: bool,
+    /// Go on with the last run of these hosts, if it failed or was interrupted
+    #[arg(long, conflicts_with_all = ["check", "limit", "tags", "skip_tags"])]
+    resume: bool,
 }
 
 pub fn run(args: ApplyArgs) -> Exit {
+    if args.resume {
+        return super::resume::run(&args.run, args.diff);
+    }
     let mode = if args.check { Mode::Plan } else { Mode::Apply };
     match run_stages(args.run, Verb { mode, diff: args.diff, only_preconditions: false }) {
         Ok(done) => done.exit,

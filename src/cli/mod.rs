@@ -8,7 +8,9 @@ mod artifacts;
 mod inventory;
 mod lab;
 mod plan;
+mod resume;
 mod run;
+mod runs;
 mod validate;
 mod vars;
 
@@ -48,6 +50,7 @@ enum Verb {
     Plan(plan::PlanArgs),
     Validate(validate::ValidateArgs),
     Lab(lab::LabArgs),
+    Runs(runs::RunsArgs),
     Vars(vars::VarsArgs),
 }
 
@@ -68,6 +71,7 @@ pub fn main() -> Exit {
         Verb::Plan(args) => plan::run(args),
         Verb::Validate(args) => validate::run(args),
         Verb::Lab(args) => lab::run(args),
+        Verb::Runs(args) => runs::run(args),
         Verb::Vars(args) => vars::run(args),
     }
 }

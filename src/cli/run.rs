@@ -57,7 +57,7 @@ pub struct ConnectArgs {
 #[derive(clap::Args)]
 pub struct RunArgs {
     #[command(flatten)]
-    connect: ConnectArgs,
+    pub connect: ConnectArgs,
     /// Only hosts that match this pattern
     #[arg(short, long, value_name = "PATTERN")]
     limit: Option<String>,

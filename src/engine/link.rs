@@ -242,7 +242,9 @@ impl Link {
             who(&mut waiting).push(sender);
         }
         let _ = self.agent.send(question).await;
-        receiver.await.unwrap_or_else(|_| Err(Failure::new(self.lost().unwrap_or_else(|| "the agent is gone".to_owned()))))
+        receiver
+            .await
+            .unwrap_or_else(|_| Err(Failure::new(self.lost().unwrap_or_else(|| "the agent is gone".to_owned()))))
     }
 
     pub async fn cancel(&self) {

@@ -10,8 +10,9 @@ use super::recap::Recap;
 use super::run::{Run, is_file};
 use super::scope::TaskScope;
 use crate::agent::journal::{Entry, Status, VERSION};
-use crate::agent::protocol::{GivenVars, Keep, RunEnd, RunHeader};
+use crate::agent::protocol::{Did, GivenVars, Keep, RunEnd, RunHeader, StepName, ToAgent};
 use crate::inventory::Inventory;
+use crate::modules::{Failure, Outcome};
 use crate::source::InputError;
 use crate::template::Scope;
 use indexmap::IndexMap;
@@ -127,6 +128,20 @@ pub async fn end(run: &Arc<Run>, status: &str, recap: &Recap) -> Vec<String> {
     tasks.join_all().await.into_iter().flatten().collect()
 }
 
+/// Has a host record what the controller changed for it, or failed to.
+pub async fn did(run: &Run, link: &Link, name: StepName, took: Duration, result: &Result<Outcome, Failure>) {
+    let result = match result {
+        Ok(outcome) if outcome.changed => Ok(if name.no_log { Vec::new() } else { outcome.diff.clone() }),
+        Ok(_) => return,
+        Err(failure) => Err(Failure::new(failure.message.clone())),
+    };
+    if run.header.is_some() {
+        let did = Did { name, seconds: took.as_secs_f64(), result };
+        // A host that is gone is noticed where its answers end.
+        let _ = link.agent.send(ToAgent::Did(Box::new(did))).await;
+    }
+}
+
 /// How a run stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -183,6 +198,11 @@ impl Recorded {
         entries.filter(|entry| matches!(entry, Entry::Done { status, .. } if of(*status))).count()
     }
 
+    /// How many steps began.
+    pub fn begun(&self) -> usize {
+        self.hosts.values().flatten().filter(|entry| matches!(entry, Entry::Step { .. })).count()
+    }
+
     /// The arguments of `-e` to run it again with, where `typed` is what was given in place of what is not recorded.
     pub fn extra_vars(&self, typed: &[String]) -> Result<Vec<String>, String> {
         let RunHeader { id, extra_vars, .. } = &self.header;
@@ -194,16 +214,22 @@ impl Recorded {
                 GivenVars::Typed { names, .. } => Some(format!("-e {}=…", names.join(" "))),
             })
             .collect();
-        if typed.iter().any(|argument| argument.starts_with('@')) {
-            return Err("--resume takes files of variables from the record; give only what was typed".to_owned());
+        // A file that is recorded may be given again: the way to the hosts may be in it.
+        let (files, typed): (Vec<_>, Vec<_>) = typed.iter().partition(|argument| argument.starts_with('@'));
+        let known = |file: &&String| extra_vars.contains(&GivenVars::File(absolute(file.trim_start_matches('@'))));
+        if let Some(other) = files.into_iter().find(|file| !known(file)) {
+            return Err(format!("run {id} did not have `-e {other}`; leave it out, or start anew with `kprov apply`"));
         }
         if typed.len() != names.len() {
             return Err(match names.len() {
                 0 => format!("run {id} had no variables typed on its command line; leave out -e"),
-                _ => format!("values that were typed are not recorded; give them again as in run {id}: {}", names.join(" ")),
+                _ => format!(
+                    "values that were typed are not recorded; give them again as in run {id}: {}",
+                    names.join(" ")
+                ),
             });
         }
-        let mut typed = typed.iter();
+        let mut typed = typed.into_iter();
         let mut arguments = Vec::new();
         for given in extra_vars {
             match given {
@@ -249,7 +275,9 @@ impl Records {
         match (self.runs.get(name), matching.next(), matching.next()) {
             (Some(run), ..) | (None, Some((_, run)), None) => Ok(run),
             (None, None, _) => Err(format!("no run {name} is recorded on these hosts; see `kprov runs list`")),
-            (None, Some((one, _)), Some((other, _))) => Err(format!("{name} may be {one}, {other} or more; give more of it")),
+            (None, Some((one, _)), Some((other, _))) => {
+                Err(format!("{name} may be {one}, {other} or more; give more of it"))
+            }
         }
     }
 }
@@ -316,4 +344,74 @@ fn add(records: &mut Records, host: &str, id: String, running: bool, journal: &[
     }
     run.running |= running;
     run.hosts.insert(host.to_owned(), entries);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records(journals: &[(&str, &str, bool, &str)]) -> Records {
+        let mut records = Records::default();
+        for (host, id, running, journal) in journals {
+            add(&mut records, host, (*id).to_owned(), *running, journal.as_bytes());
+        }
+        records
+    }
+
+    const RUN: &str = r#"{"record":"run","version":1,"run":{"id":"20260101T000000Z-aa","operator":"me@here","later":7}}
+{"record":"step","step":1,"at":1.5,"name":{"task_id":"1.1","task":"One"}}
+{"record":"diff","step":1,"diff":[{"Note":"shown"}]}
+{"record":"done","step":1,"status":"changed","seconds":0.5,"message":null}
+{"record":"from a later build","step":1}
+"#;
+
+    #[test]
+    fn a_run_is_what_its_hosts_know_together() {
+        let id = "20260101T000000Z-aa";
+        let end =
+            r#"{"record":"end","changed":1,"at":9.0,"end":{"status":"done","hosts":{"n1":{"ok":1,"changed":1}}}}"#;
+        let cut = format!("{RUN}{}", &end[..40]);
+        let found = records(&[("n1", id, false, &cut), ("n2", id, false, "")]);
+        let run = found.find("last").unwrap();
+        assert_eq!((run.state(), run.changes(), run.begun()), (State::Interrupted, 1, 1));
+        assert_eq!(run.header.operator, "me@here");
+        assert_eq!(records(&[("n1", id, false, &cut), ("n2", id, true, "")]).runs[id].state(), State::Running);
+        let ended = records(&[("n1", id, true, RUN), ("n2", id, false, end)]);
+        assert_eq!((ended.runs[id].state(), ended.runs[id].changes()), (State::Done, 1));
+        let newer = records(&[("n1", id, false, &RUN.replace("\"version\":1", "\"version\":2"))]);
+        assert!(newer.runs.is_empty() && newer.newer[0].contains("n1"));
+    }
+
+    #[test]
+    fn a_run_is_found_by_what_makes_it_the_only_one() {
+        let found = records(&[("n1", "20260101-aa", false, ""), ("n1", "20260102-bb", false, "")]);
+        assert_eq!(found.find("last").unwrap().header.id, "20260102-bb");
+        assert_eq!(found.find("20260101").unwrap().header.id, "20260101-aa");
+        assert!(found.find("2026").unwrap_err().contains("may be"));
+        assert!(found.find("2025").unwrap_err().contains("runs list"));
+        assert!(Records::default().find("last").is_err());
+    }
+
+    #[test]
+    fn values_are_known_again_and_not_recorded() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("vars.yml");
+        std::fs::write(&file, "a: 1").unwrap();
+        let path = format!("@{}", file.display());
+        let given = ["word=hush a=b", &path, r#"{"json": "hush"}"#].map(|argument| given("r1", argument));
+        let header = RunHeader { id: "r1".to_owned(), extra_vars: given.to_vec(), ..RunHeader::default() };
+        let stored = serde_json::to_string(&header).unwrap();
+        assert!(!stored.contains("hush") && stored.contains("word"), "{stored}");
+        let run = Recorded { header, ..Recorded::default() };
+        let again = |typed: &[&str]| run.extra_vars(&typed.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>());
+        let right = ["word=hush a=b", r#"{"json": "hush"}"#];
+        assert_eq!(again(&right).unwrap(), [right[0], &path, right[1]]);
+        assert_eq!(again(&[right[0], &path, right[1]]).unwrap().len(), 3);
+        assert!(again(&[]).unwrap_err().contains("-e word=… -e …"));
+        let wrong = again(&["word=loud", right[1]]).unwrap_err();
+        assert!(wrong.contains("word") && !wrong.contains("loud"), "{wrong}");
+        assert!(again(&["@other.yml", right[0], right[1]]).unwrap_err().contains("other.yml"));
+        std::fs::remove_file(&file).unwrap();
+        assert!(again(&right).unwrap_err().contains("not on this machine"));
+    }
 }

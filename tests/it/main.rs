@@ -8,6 +8,7 @@ mod kube;
 mod lab;
 mod launch;
 mod node;
+mod record;
 mod sshd;
 mod template;
 mod transport;
