@@ -359,7 +359,7 @@ fn age(file: &File) -> u64 {
 }
 
 fn to_text(run: &RunHeader) -> String {
-    let RunHeader { id, operator, started, command, token } = run;
+    let RunHeader { id, operator, started, command, token, .. } = run;
     let line = |text: &str| text.replace(['\n', '\r'], " ");
     let (id, operator, command) = (line(id), line(operator), line(command));
     format!("token {token}\nrun {id}\noperator {operator}\nstarted {started}\ncommand {command}\n")
@@ -373,6 +373,7 @@ fn from_text(text: &str) -> Option<RunHeader> {
         started: field("started")?.parse().ok()?,
         command: field("command")?.to_owned(),
         token: field("token")?.parse().ok()?,
+        ..RunHeader::default()
     })
 }
 

@@ -2,11 +2,12 @@
 //!
 //! `protocol` is what is said, `frame` its form, `session` what makes it survive a dropped link; `serve` is the loop on the
 //! node, `wire` its reading and writing, `worker` the process that goes on without its SSH session; `facts` is what a node
-//! tells about itself, `lock` who may change it, `client` the controller's end of the same wire. The agent has no templates, no network of its own
-//! and no configuration.
+//! tells about itself, `lock` who may change it, `journal` what it remembers of runs, `client` the controller's end of the
+//! same wire. The agent has no templates, no network of its own and no configuration.
 
 pub mod facts;
 mod frame;
+pub mod journal;
 mod lock;
 mod needs;
 mod pending;

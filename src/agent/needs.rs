@@ -2,8 +2,9 @@
 //!
 //! The task waits; the thread that reads frames hands it the answers through [`Answers`].
 
+use super::journal::Journal;
 use super::pending::Pending;
-use super::protocol::{FromAgent, Seq};
+use super::protocol::{FromAgent, Seq, StepName};
 use super::wire::Output;
 use crate::modules::{Blob, Failure, Needs};
 use crate::pki::SigningRequest;
@@ -12,7 +13,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// An answer from the controller.
 pub(super) enum Answer {
@@ -52,6 +53,8 @@ impl Answers {
 /// The needs of one task.
 pub(super) struct TaskNeeds<'a> {
     pub(super) seq: Seq,
+    pub(super) name: &'a StepName,
+    pub(super) journal: Option<&'a Arc<Mutex<Journal>>>,
     pub(super) notify: &'a [String],
     pub(super) pending: &'a mut Pending,
     /// The handlers that this task was the first to notify.
@@ -79,6 +82,9 @@ fn unexpected() -> Failure {
 
 impl Needs for TaskNeeds<'_> {
     fn changing(&mut self) -> Result<(), Failure> {
+        if let Some(journal) = self.journal {
+            journal.lock().unwrap_or_else(PoisonError::into_inner).begin(self.name)?;
+        }
         self.marked.extend(self.pending.mark(self.notify)?);
         Ok(())
     }
@@ -137,7 +143,7 @@ mod tests {
     use super::*;
     use crate::agent::wire::Wire;
     use crate::system::Mode;
-    use std::sync::{Arc, LazyLock};
+    use std::sync::LazyLock;
     use std::time::{Duration, Instant};
 
     static BLOB: LazyLock<Blob> = LazyLock::new(|| Blob { digest: "sha256:00".to_owned(), member: None });
@@ -155,6 +161,8 @@ mod tests {
         });
         let mut needs = TaskNeeds {
             seq: 5,
+            name: &StepName::default(),
+            journal: None,
             notify: &[],
             pending: &mut Pending::new(directory, Mode::Apply),
             marked: Vec::new(),

@@ -4,10 +4,11 @@
 //! of the agent says which, and the controller replaces an agent of another build before anything else is said. Tasks are
 //! streamed ahead; the agent runs them in order, one at a time, and drops the rest of an epoch when one fails.
 
-use crate::modules::{Blob, Failure, Outcome, Resource};
+use crate::modules::{Blob, Diff, Failure, Outcome, Resource};
 use crate::pki::SigningRequest;
 use crate::system::Mode;
 use crate::value::Value;
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 /// The longest frame, in bytes. Content is sent in chunks well below it.
@@ -85,6 +86,15 @@ pub enum ToAgent {
     },
     /// Stops at the next task boundary and drops the rest.
     Cancel,
+    /// The controller itself has done something for the host, such as a change of a Kubernetes object; to be recorded.
+    Did(Box<Did>),
+    /// The run is over; to be recorded. Answered with [`FromAgent::Ended`].
+    End(RunEnd),
+    /// Asks for what the host has recorded: of one run all, else of all runs who, when, and how each step ended. Answered
+    /// with any number of [`FromAgent::Record`] and one [`FromAgent::Recorded`]. Changes nothing.
+    Records {
+        run: Option<String>,
+    },
 }
 
 impl From<Task> for ToAgent {
@@ -93,8 +103,10 @@ impl From<Task> for ToAgent {
     }
 }
 
-/// Who runs what on a host. Holds no values of variables, for they may be secret.
+/// Who runs what on a host. Holds no values of variables, for they may be secret. Every field is written down on nodes and
+/// read by later builds: one that is missing has its default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RunHeader {
     /// Sorts by time: `20261125T031928Z-4f2a91`.
     pub id: String,
@@ -107,6 +119,22 @@ pub struct RunHeader {
     /// Larger than that of every run before it on the hosts that it changes; 0 as long as it has none. Nodes refuse a run
     /// when a newer one has begun on them.
     pub token: u64,
+    /// The hosts that take part, by their names in the inventory.
+    pub hosts: Vec<String>,
+    /// The name of a built-in playbook, or an absolute path.
+    pub playbook: String,
+    pub limit: Option<String>,
+    pub tags: Vec<String>,
+    pub skip_tags: Vec<String>,
+    /// What was given with `-e`, in that order.
+    pub extra_vars: Vec<GivenVars>,
+    /// SHA-256 of the saved plan that is applied.
+    pub plan: Option<String>,
+    /// The run that this one goes on with.
+    pub resumes: Option<String>,
+    /// Recorded even where nothing changes, so that every operator sees every run.
+    pub always: bool,
+    pub keep: Keep,
 }
 
 /// What the controller wants of the lock of a node.
@@ -145,8 +173,50 @@ pub struct Holder {
     pub seconds: u64,
 }
 
+/// One `-e`. A value that was typed may be secret and is not recorded, only what it takes to know it again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GivenVars {
+    /// The absolute path of a file.
+    File(String),
+    /// The names, where they can be told, and the SHA-256 of the run's id and the argument.
+    Typed { names: Vec<String>, digest: String },
+}
+
+/// How much of its record a node keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Keep {
+    /// How many runs that changed something, and as many that did not.
+    pub runs: u32,
+    /// The largest file that is kept before it is replaced, in MB (2^20 bytes).
+    pub file_mb: u32,
+    /// All such files of one run, in MB.
+    pub run_mb: u32,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunEnd {
+    /// `done`, `failed` or `interrupted`.
+    pub status: String,
+    /// The columns of the recap, by host.
+    pub hosts: IndexMap<String, IndexMap<String, u32>>,
+}
+
+/// What the controller has done for a host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Did {
+    pub name: StepName,
+    pub seconds: f64,
+    /// What changed, or why it failed.
+    pub result: Result<Vec<Diff>, Failure>,
+}
+
 /// Which task it is, for the record and for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StepName {
     /// The same in plan and apply: `3.12`.
     pub task_id: String,
@@ -236,6 +306,18 @@ pub enum FromAgent {
     Closed {
         id: u32,
     },
+    /// The end of the run is recorded, or cannot be.
+    Ended(Result<(), Failure>),
+    /// Part of the journal of a run, in order; see `journal`.
+    Record {
+        run: String,
+        /// An agent of that run is still there.
+        running: bool,
+        #[serde(with = "serde_bytes")]
+        bytes: Vec<u8>,
+    },
+    /// There are no more records.
+    Recorded(Result<(), Failure>),
 }
 
 /// How a task ended.

@@ -6,10 +6,11 @@
 
 use super::facts;
 use super::frame;
+use super::journal::{self, Journal};
 use super::lock::Lock;
 use super::needs::{Answer, Answers, TaskNeeds, hex};
 use super::pending::Pending;
-use super::protocol::{FromAgent, LockRequest, RunHeader, Seq, Task, TaskResult, ToAgent};
+use super::protocol::{Did, FromAgent, LockRequest, RunEnd, RunHeader, Seq, Task, TaskResult, ToAgent};
 use super::tunnels::Tunnels;
 use super::wire::{Output, Reader, Wire};
 use crate::modules::{Failure, Resource};
@@ -23,11 +24,11 @@ use std::io::{self, BufRead, Write};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 /// Serves on this process's stdin and stdout until the controller says goodbye or is gone. `state` is the agent's directory
@@ -88,6 +89,7 @@ pub(super) fn serve(wire: &Arc<Wire>, state: &Path, skip: Option<&str>) -> io::R
         output,
         system: System::new(Mode::Plan),
         pending: Pending::new(state, Mode::Plan),
+        journal: None,
         clock: 0,
         notified: HashMap::new(),
         started: HashMap::new(),
@@ -104,6 +106,9 @@ enum Job {
     Lock(LockRequest),
     Facts,
     Task(Box<Task>),
+    Did(Box<Did>),
+    End(RunEnd),
+    Records(Option<String>),
 }
 
 /// What the reading thread and the tasks have in common.
@@ -159,6 +164,9 @@ impl Shared {
                 ToAgent::Window { id, bytes } => self.tunnels.grant(id, bytes),
                 ToAgent::Close { id } => self.tunnels.close(id),
                 ToAgent::Reset { id } => self.tunnels.reset(id),
+                ToAgent::Did(did) => drop(jobs.send(Job::Did(did))),
+                ToAgent::End(end) => drop(jobs.send(Job::End(end))),
+                ToAgent::Records { run } => drop(jobs.send(Job::Records(run))),
                 ToAgent::Cancel => self.cancelled.store(true, Ordering::Relaxed),
             }
         };
@@ -195,6 +203,8 @@ struct Worker {
     /// The node and its notified handlers; planned until [`ToAgent::Begin`].
     system: System,
     pending: Pending,
+    /// The record of the run, where it is one that changes the node.
+    journal: Option<Arc<Mutex<Journal>>>,
     /// How many tasks have been run, and after how many a handler was last notified or a unit started.
     clock: u64,
     notified: HashMap<String, u64>,
@@ -209,7 +219,7 @@ impl Worker {
         for job in queue {
             match job {
                 Job::Begin(mode, run) => {
-                    let result = self.begin(mode, run.as_ref());
+                    let result = self.begin(mode, run);
                     let _ = self.output.send(&FromAgent::Begun { result });
                 }
                 Job::Lock(request) => {
@@ -220,6 +230,19 @@ impl Worker {
                     let gathered = catch_unwind(|| facts::gather(System::new(Mode::Plan).view()));
                     let facts = gathered.unwrap_or_else(|panic| Err(bug(&*panic)));
                     let _ = self.output.send(&FromAgent::Facts(facts));
+                }
+                Job::Did(did) => {
+                    // Done is done; what cannot be recorded here is said at the end of the run.
+                    let _ = self.did(&did);
+                }
+                Job::End(end) => {
+                    let ended = self.journal.take().map_or(Ok(()), |journal| locked(&journal).end(end));
+                    let _ = self.output.send(&FromAgent::Ended(ended));
+                }
+                Job::Records(run) => {
+                    let sent = journal::send(&self.state, run.as_deref(), |record| self.output.send(&record));
+                    let sent = sent.map_err(|error| Failure::new(format!("cannot read the record of runs: {error}")));
+                    let _ = self.output.send(&FromAgent::Recorded(sent));
                 }
                 Job::Task(task) => {
                     let seq = task.seq;
@@ -235,15 +258,28 @@ impl Worker {
         }
     }
 
-    fn begin(&mut self, mode: Mode, run: Option<&RunHeader>) -> Result<(), Failure> {
-        if let Some(run) = run {
+    fn begin(&mut self, mode: Mode, run: Option<RunHeader>) -> Result<(), Failure> {
+        if let Some(run) = &run {
             let shared = self.shared.clone();
             shared.lock.begin(run, || shared.stopped())?;
         }
-        self.system = System::new(mode);
+        let mut system = System::new(mode);
+        self.journal = run.map(|run| Arc::new(Mutex::new(Journal::new(&self.state, run))));
+        if let Some(journal) = self.journal.clone() {
+            system.keep(Box::new(move |at, whole| locked(&journal).before(at, whole)));
+        }
+        self.system = system;
         self.pending = Pending::new(&self.state, mode);
         self.failed.clear();
         Ok(())
+    }
+
+    /// Records what the controller has done.
+    fn did(&mut self, did: &Did) -> Result<(), Failure> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        let mut journal = locked(journal);
+        journal.begin(&did.name)?;
+        journal.end_step(&did.name, did.seconds, did.result.as_ref().map(|diff| (true, diff.as_slice())))
     }
 
     fn task(&mut self, task: &Task) -> TaskResult {
@@ -288,8 +324,11 @@ impl Worker {
         }
         // Without the controller there is no need to say so.
         let _ = self.output.send(&FromAgent::Started { seq: task.seq });
+        let started = Instant::now();
         let mut needs = TaskNeeds {
             seq: task.seq,
+            name: &task.name,
+            journal: self.journal.as_ref(),
             notify: &task.notify,
             pending,
             marked: Vec::new(),
@@ -302,6 +341,13 @@ impl Worker {
         let marked = needs.marked;
         // Nobody waits any more; what still comes for this task is dropped.
         self.shared.answers.close();
+        let result = match &self.journal {
+            Some(journal) => {
+                let shown = result.as_ref().map(|outcome| (outcome.changed, outcome.diff.as_slice()));
+                locked(journal).end_step(&task.name, started.elapsed().as_secs_f64(), shown).and(result)
+            }
+            None => result,
+        };
         if result.as_ref().is_ok_and(|outcome| !outcome.changed) {
             for handler in &marked {
                 pending.clear(handler)?;
@@ -320,6 +366,10 @@ impl Worker {
         }
         result.map(TaskResult::Done)
     }
+}
+
+fn locked(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
+    journal.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a panic of a module comes to: the task fails, and the agent goes on.

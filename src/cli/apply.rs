@@ -19,10 +19,16 @@ pub struct ApplyArgs {
     /// Wait this long for another run that has the cluster
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     lock_timeout: u64,
+    /// Go on with the last run of these hosts, if it failed or was interrupted
+    #[arg(long, conflicts_with_all = ["check", "limit", "tags", "skip_tags"])]
+    resume: bool,
 }
 
 pub fn run(mut args: ApplyArgs) -> Exit {
     args.run.lock_timeout = Duration::from_secs(args.lock_timeout);
+    if args.resume {
+        return super::resume::run(&args.run, args.diff);
+    }
     let mode = if args.check { Mode::Plan } else { Mode::Apply };
     match run_stages(args.run, Verb { mode, diff: args.diff, only_preconditions: false }) {
         Ok(done) => done.exit,

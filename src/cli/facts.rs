@@ -1,7 +1,7 @@
 //! `kprov facts`: what hosts tell about themselves.
 
 use super::Exit;
-use super::run::{RunArgs, Verb, find_agent, load, runtime};
+use super::run::{RunArgs, Verb, find_agent, load, options, runtime};
 use crate::engine::connect;
 use crate::engine::event::{Event, Status};
 use crate::system::Mode;
@@ -34,7 +34,7 @@ pub fn run(mut args: FactsArgs) -> Exit {
 }
 
 fn facts(args: &RunArgs) -> Result<Exit, Exit> {
-    let (run, mut events) = load(args, &Verb { mode: Mode::Plan, diff: false, only_preconditions: true })?;
+    let (run, mut events) = load(options(args, &Verb { mode: Mode::Plan, diff: false, only_preconditions: true })?)?;
     find_agent(&run)?;
     let runtime = runtime()?;
     runtime.block_on(connect::connect_all(&run));

@@ -1,7 +1,7 @@
 //! `kprov graph`: what runs on which host, and what waits for what.
 
 use super::Exit;
-use super::run::{RunArgs, Verb, load};
+use super::run::{RunArgs, Verb, load, options};
 use crate::system::Mode;
 use crate::ui;
 
@@ -13,7 +13,8 @@ pub struct GraphArgs {
 }
 
 pub fn run(args: GraphArgs) -> Exit {
-    match load(&args.run, &Verb { mode: Mode::Plan, diff: false, only_preconditions: true }) {
+    let verb = Verb { mode: Mode::Plan, diff: false, only_preconditions: true };
+    match options(&args.run, &verb).and_then(load) {
         Ok((run, _)) => {
             ui::out(&run.progress.graph().to_dot());
             Exit::Ok

@@ -1,11 +1,10 @@
 //! `kprov lock`: who has the cluster, and how to take it from a run that hangs.
 
 use super::Exit;
-use super::run::{ConnectArgs, refuse};
+use super::run::{ConnectArgs, load, runtime, usage};
 use crate::agent::protocol::Holder;
-use crate::engine::event::Events;
 use crate::engine::lock::{self, Answer};
-use crate::engine::{Options, Run};
+use crate::engine::Run;
 use crate::ui::{self, Format};
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -47,39 +46,25 @@ struct BreakArgs {
 }
 
 pub fn run(args: LockArgs) -> Exit {
+    change(&args).unwrap_or_else(|exit| exit)
+}
+
+fn change(args: &LockArgs) -> Result<Exit, Exit> {
     let (connect, verb) = match &args.verb {
         LockVerb::Show(args) => (&args.connect, "show"),
         LockVerb::Break(args) => (&args.connect, "break"),
     };
     let words: Vec<_> = [format!("lock {verb}")].into_iter().chain(connect.inventories()).collect();
-    let options = match connect.options(words.join(" ")) {
-        Ok(options) => options,
-        Err(message) => return usage(&message),
-    };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return usage(&format!("cannot start: {error}")),
-    };
+    let (run, _) = load(connect.options(words.join(" "))?)?;
+    let runtime = runtime()?;
     let exit = runtime.block_on(async {
-        let run = load(options)?;
         match &args.verb {
             LockVerb::Show(args) => Ok(show(&run, args.format).await),
             LockVerb::Break(args) => break_it(&run, args.yes).await,
         }
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
-    exit.unwrap_or_else(|exit: Exit| exit)
-}
-
-/// Nobody reads the events: warnings about variables are for those who run with them.
-fn load(options: Options) -> Result<Arc<Run>, Exit> {
-    let (events, _) = Events::channel();
-    Run::load(options, events).map_err(|errors| refuse(&errors))
-}
-
-fn usage(message: &str) -> Exit {
-    ui::talk(&format!("error: {message}"));
-    Exit::Usage
+    exit
 }
 
 async fn show(run: &Arc<Run>, format: Format) -> Exit {

@@ -14,7 +14,9 @@ mod lab;
 mod lint;
 mod lock;
 mod plan;
+mod resume;
 mod run;
+mod runs;
 mod validate;
 mod vars;
 
@@ -62,6 +64,7 @@ enum Verb {
     Validate(validate::ValidateArgs),
     Lab(lab::LabArgs),
     Lock(lock::LockArgs),
+    Runs(runs::RunsArgs),
     Vars(vars::VarsArgs),
 }
 
@@ -102,6 +105,7 @@ pub fn main() -> Exit {
         Verb::Validate(args) => validate::run(args),
         Verb::Lab(args) => lab::run(args),
         Verb::Lock(args) => lock::run(args),
+        Verb::Runs(args) => runs::run(args),
         Verb::Vars(args) => vars::run(args),
     }
 }

@@ -3,7 +3,7 @@
 use super::Exit;
 use crate::engine::event::{Event, Events};
 use crate::engine::recap::Recap;
-use crate::engine::{Options, Run, connect, lock, preconditions};
+use crate::engine::{Options, Run, connect, lock, preconditions, record};
 use crate::source::InputErrors;
 use crate::system::Mode;
 use crate::transport::ConnectionFlags;
@@ -94,11 +94,15 @@ pub struct Done {
 
 /// Runs to the end: load, connect and gather facts, check preconditions, play, recap.
 pub fn run(args: RunArgs, verb: Verb) -> Result<Done, Exit> {
-    let show = Show { format: args.format, verbose: args.verbose, diff: verb.diff, plan: verb.mode == Mode::Plan };
-    let (run, receiver) = load(&args, &verb)?;
+    follow(options(&args, &verb)?, args.show(&verb))
+}
+
+/// Runs what the options say.
+pub fn follow(options: Options, show: Show) -> Result<Done, Exit> {
+    let (run, receiver) = load(options)?;
     find_agent(&run)?;
     let runtime = runtime()?;
-    let recap = runtime.block_on(async {
+    let (recap, exit) = runtime.block_on(async {
         let hosts = run.hosts.keys().cloned().collect();
         let reader = tokio::spawn(ui::follow(show, hosts, receiver));
         let work = tokio::spawn(stages(run.clone()));
@@ -107,26 +111,32 @@ pub fn run(args: RunArgs, verb: Verb) -> Result<Done, Exit> {
             run.events.send(Event::Warning { text: format!("the run ended early: {error}") });
         }
         run.events.close();
-        reader.await.unwrap_or_default()
+        let recap = reader.await.unwrap_or_default();
+        let total = recap.total();
+        let exit = match &total {
+            _ if run.cancelled() => Exit::Interrupted,
+            total if total.unreachable > 0 => Exit::Unreachable,
+            total if total.failed > 0 => Exit::Failed,
+            _ => Exit::Ok,
+        };
+        let status = match exit {
+            Exit::Ok => "done",
+            Exit::Interrupted => "interrupted",
+            _ => "failed",
+        };
+        for complaint in record::end(&run, status, &recap).await {
+            ui::talk(&format!("warning: {complaint}"));
+        }
+        lock::release(&run).await;
+        (recap, exit)
     });
     // What still runs belongs to hosts that are lost or to a run that was stopped.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    let total = recap.total();
-    let exit = match &total {
-        _ if run.cancelled() => Exit::Interrupted,
-        total if total.unreachable > 0 => Exit::Unreachable,
-        total if total.failed > 0 => Exit::Failed,
-        _ => Exit::Ok,
-    };
     Ok(Done { recap, exit })
 }
 
 /// Reads everything that needs no host, and tells what is wrong with it.
-pub fn load(args: &RunArgs, verb: &Verb) -> Result<(Arc<Run>, UnboundedReceiver<Event>), Exit> {
-    let options = options(args, verb).map_err(|message| {
-        ui::talk(&format!("error: {message}"));
-        Exit::Usage
-    })?;
+pub fn load(options: Options) -> Result<(Arc<Run>, UnboundedReceiver<Event>), Exit> {
     let (events, receiver) = Events::channel();
     let run = Run::load(options, events).map_err(|errors| refuse(&errors))?;
     Ok((run, receiver))
@@ -134,17 +144,19 @@ pub fn load(args: &RunArgs, verb: &Verb) -> Result<(Arc<Run>, UnboundedReceiver<
 
 /// Makes sure of the agent before any host is asked.
 pub fn find_agent(run: &Run) -> Result<(), Exit> {
-    run.connector.find_agent().map_err(|error| {
-        ui::talk(&format!("error: {error}"));
-        Exit::Usage
-    })
+    run.connector.find_agent().map_err(|error| usage(&error.to_string()))
 }
 
+/// What everything that connects to hosts runs on.
 pub fn runtime() -> Result<tokio::runtime::Runtime, Exit> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
-        ui::talk(&format!("error: cannot start: {error}"));
-        Exit::Usage
-    })
+    let made = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    made.map_err(|error| usage(&format!("cannot start: {error}")))
+}
+
+/// Says what is wrong with what was asked for.
+pub fn usage(message: &str) -> Exit {
+    ui::talk(&format!("error: {message}"));
+    Exit::Usage
 }
 
 /// The stages in order. Nothing is changed on any host before the preconditions of all of them hold, and nobody else
@@ -160,22 +172,17 @@ async fn stages(run: Arc<Run>) {
         }
         stage(&run, "facts", connect::facts_all(&run)).await;
     }
-    work(&run).await;
-    lock::release(&run).await;
-}
-
-async fn work(run: &Arc<Run>) {
     if run.stopped()
-        || !stage(run, "preconditions", preconditions::check(run)).await
+        || !stage(&run, "preconditions", preconditions::check(&run)).await
         || run.options.only_preconditions
         || run.stopped()
     {
         return;
     }
     if !run.planning() {
-        stage(run, "begin", run.begin()).await;
+        stage(&run, "begin", run.begin()).await;
     }
-    stage(run, "plays", run.play()).await;
+    stage(&run, "plays", run.play()).await;
 }
 
 async fn stage<T>(run: &Run, name: &'static str, work: impl Future<Output = T>) -> T {
@@ -209,7 +216,8 @@ pub fn refuse(errors: &InputErrors) -> Exit {
     Exit::Usage
 }
 
-fn options(args: &RunArgs, verb: &Verb) -> Result<Options, String> {
+/// What a run is to do.
+pub fn options(args: &RunArgs, verb: &Verb) -> Result<Options, Exit> {
     Ok(Options {
         mode: verb.mode,
         limit: args.limit.clone(),
@@ -221,18 +229,24 @@ fn options(args: &RunArgs, verb: &Verb) -> Result<Options, String> {
     })
 }
 
+impl RunArgs {
+    pub fn show(&self, verb: &Verb) -> Show {
+        Show { format: self.format, verbose: self.verbose, diff: verb.diff, plan: verb.mode == Mode::Plan }
+    }
+}
+
 impl ConnectArgs {
     /// A run that looks and changes nothing, of all hosts.
-    pub fn options(&self, command: String) -> Result<Options, String> {
+    pub fn options(&self, command: String) -> Result<Options, Exit> {
         let become_password = match (&self.become_password_file, self.ask_become_pass) {
             (Some(file), _) => {
-                let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+                let text = std::fs::read_to_string(file).map_err(|e| usage(&format!("{}: {e}", file.display())))?;
                 Some(Secret::new(text.trim_end_matches('\n')))
             }
             (None, true) => {
                 ui::prompt("BECOME password: ");
-                let typed =
-                    console::Term::stderr().read_secure_line().map_err(|e| format!("cannot read the password: {e}"))?;
+                let typed = console::Term::stderr().read_secure_line();
+                let typed = typed.map_err(|e| usage(&format!("cannot read the password: {e}")))?;
                 Some(Secret::new(typed))
             }
             (None, false) => None,
@@ -259,6 +273,7 @@ impl ConnectArgs {
             lock_timeout: Duration::ZERO,
             only_preconditions: false,
             command,
+            resumes: None,
         })
     }
 

@@ -566,7 +566,12 @@ impl Driver {
                     }
                 }
                 let link = delegate.unwrap_or_else(|| self.link.clone());
-                Ok(Verdict::Ready(action.run(&self.run, &self.host, &link, scope).await))
+                let (recorded, started) = (action.touches_world(), Instant::now());
+                let result = action.run(&self.run, &self.host, &link, scope).await;
+                if recorded {
+                    super::record::did(&self.run, &link, name, started.elapsed(), &result).await;
+                }
+                Ok(Verdict::Ready(result))
             }
         }
     }

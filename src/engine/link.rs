@@ -3,7 +3,7 @@
 use super::host::HostState;
 use super::run::Run;
 use crate::agent::client::{Agent, Events, Lost};
-use crate::agent::protocol::{FromAgent, REPLACED, Seq, StepName, Task, TaskResult, ToAgent};
+use crate::agent::protocol::{FromAgent, REPLACED, RunEnd, Seq, StepName, Task, TaskResult, ToAgent};
 use crate::modules::certificate::Certificate;
 use crate::modules::{Failure, Resource};
 use crate::value::Value;
@@ -18,6 +18,16 @@ pub enum Reply {
     Result(TaskResult),
     /// The host was lost before the answer came.
     Lost(Lost),
+}
+
+/// What a host has recorded of one run.
+#[derive(Debug, Default)]
+pub struct Record {
+    pub run: String,
+    /// An agent of the run is still there.
+    pub running: bool,
+    /// Lines of its journal, whole or not.
+    pub bytes: Vec<u8>,
 }
 
 /// A task on its way to the agent; see [`Task`] for what the fields mean.
@@ -50,6 +60,9 @@ struct Waiting {
     /// What each task that may ask for a certificate was told to ask for.
     certificates: HashMap<Seq, Certificate>,
     facts: Vec<oneshot::Sender<Result<Value, Failure>>>,
+    records: Vec<Record>,
+    recorded: Vec<oneshot::Sender<Result<Vec<Record>, Failure>>>,
+    ended: Vec<oneshot::Sender<Result<(), Failure>>>,
     lost: Option<Lost>,
 }
 
@@ -94,6 +107,26 @@ impl Link {
                 }
             }
             FromAgent::Replaced { reason } => run.stop(&format!("{}: {reason}", self.host)),
+            FromAgent::Record { run, running, bytes } => {
+                let mut waiting = self.lock();
+                match waiting.records.last_mut().filter(|last| last.run == run) {
+                    Some(last) => last.bytes.extend(bytes),
+                    None => waiting.records.push(Record { run, running, bytes }),
+                }
+            }
+            FromAgent::Recorded(result) => {
+                let mut waiting = self.lock();
+                let records = std::mem::take(&mut waiting.records);
+                if !waiting.recorded.is_empty() {
+                    let _ = waiting.recorded.remove(0).send(result.map(|()| records));
+                }
+            }
+            FromAgent::Ended(result) => {
+                let mut waiting = self.lock();
+                if !waiting.ended.is_empty() {
+                    let _ = waiting.ended.remove(0).send(result);
+                }
+            }
             FromAgent::NeedCertificate { seq, signer, request } => {
                 let (link, run) = (self.clone(), run.clone());
                 // A node gets the certificates that its tasks are for, and no other.
@@ -140,6 +173,9 @@ impl Link {
         for sender in waiting.facts.drain(..) {
             let _ = sender.send(Err(Failure::new(why.to_string())));
         }
+        // Who waits for one of these is told that the agent is gone.
+        waiting.recorded.clear();
+        waiting.ended.clear();
         drop(waiting);
         self.gone.notify_waiters();
     }
@@ -158,7 +194,10 @@ impl Link {
 
     /// Begins the run on this host, once: from then on tasks change it. Where a newer run has begun, this one is over.
     pub async fn begin(&self, run: &Arc<Run>) -> Result<(), Failure> {
-        let begin = || self.agent.begin(run.mode, run.header_for(&self.host));
+        let begin = || async {
+            let header = super::record::header_for(run, &self.host).map_err(|error| Failure::new(error.to_string()))?;
+            self.agent.begin(run.mode, header).await
+        };
         let begun = self.begun.get_or_try_init(begin).await;
         if let Err(failure) = &begun
             && failure.result.contains_key(REPLACED)
@@ -210,16 +249,37 @@ impl Link {
 
     /// Asks the host about itself.
     pub async fn facts(&self) -> Result<Value, Failure> {
+        self.ask(ToAgent::Facts, |waiting| &mut waiting.facts).await
+    }
+
+    /// Asks for the host's journals: all of one run, or the main lines of every run.
+    pub async fn records(&self, run: Option<String>) -> Result<Vec<Record>, Failure> {
+        self.ask(ToAgent::Records { run }, |waiting| &mut waiting.recorded).await
+    }
+
+    /// Has the end of the run recorded.
+    pub async fn end(&self, end: RunEnd) -> Result<(), Failure> {
+        self.ask(ToAgent::End(end), |waiting| &mut waiting.ended).await
+    }
+
+    /// Sends a question; answers come in the order of the questions of a kind.
+    async fn ask<T>(
+        &self,
+        question: ToAgent,
+        who: fn(&mut Waiting) -> &mut Vec<oneshot::Sender<Result<T, Failure>>>,
+    ) -> Result<T, Failure> {
         let (sender, receiver) = oneshot::channel();
         {
             let mut waiting = self.lock();
             if let Some(why) = &waiting.lost {
                 return Err(Failure::new(why.to_string()));
             }
-            waiting.facts.push(sender);
+            who(&mut waiting).push(sender);
         }
-        let _ = self.agent.send(ToAgent::Facts).await;
-        receiver.await.unwrap_or_else(|_| Err(Failure::new("the agent is gone")))
+        let _ = self.agent.send(question).await;
+        receiver
+            .await
+            .unwrap_or_else(|_| Err(Failure::new(self.lost().map_or("the agent is gone".to_owned(), |lost| lost.to_string()))))
     }
 
     pub async fn cancel(&self) {

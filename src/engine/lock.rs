@@ -123,7 +123,7 @@ pub async fn holders(run: &Arc<Run>) -> Vec<Answer> {
 /// what the hosts said of their locks.
 pub async fn break_all(run: &Arc<Run>, states: &[Answer]) -> Vec<Answer> {
     let newest = states.iter().filter_map(|(_, state)| state.as_ref().ok()?.newest.as_ref()).map(|run| run.token).max();
-    let header = RunHeader { token: newest.unwrap_or_default() + 1, ..super::run::header(&run.options) };
+    let header = RunHeader { token: newest.unwrap_or_default() + 1, ..super::record::header(&run.options, &[]) };
     let hosts = states.iter().filter(|(_, state)| state.is_ok()).map(|(host, _)| host.clone()).collect();
     ask_all(run, hosts, &LockRequest::Break(header)).await
 }

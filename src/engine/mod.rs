@@ -18,6 +18,7 @@ pub mod lock;
 mod options;
 pub mod preconditions;
 pub mod recap;
+pub mod record;
 mod run;
 mod scope;
 mod variables;

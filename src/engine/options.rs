@@ -30,6 +30,8 @@ pub struct Options {
     pub only_preconditions: bool,
     /// The verb and its flags as typed, for the record of the run; without values of variables.
     pub command: String,
+    /// The id of the run that this one goes on with.
+    pub resumes: Option<String>,
 }
 
 impl Options {
@@ -74,6 +76,7 @@ mod tests {
             lock_timeout: Duration::ZERO,
             only_preconditions: false,
             command: String::new(),
+            resumes: None,
         };
         options.selects(&own(task))
     }

@@ -9,6 +9,7 @@ use super::host::HostState;
 use super::link::Link;
 use super::options::Options;
 use crate::agent::client::Lost;
+use super::record;
 use crate::agent::protocol::RunHeader;
 use crate::graph::{PlayShape, Progress, StepKind, StepShape, compile};
 use crate::inventory::Inventory;
@@ -96,7 +97,7 @@ impl Run {
         let progress = Progress::new(compile(&shapes));
         Ok(Arc::new(Self {
             mode: options.mode,
-            header: (options.mode == Mode::Apply).then(|| header(&options)),
+            header: (options.mode == Mode::Apply).then(|| record::header(&options, &names)),
             artifacts: Arc::default(),
             kube: super::actions::KubeClients::default(),
             connector: super::connect::Connector::default(),
@@ -156,9 +157,8 @@ impl Run {
 
     /// Has every agent drop what it has not begun.
     fn drop_queues(&self) {
-        let links: Vec<_> = self.links.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         // One whose link has dropped takes it later, and holds up no other.
-        for link in links {
+        for link in self.all_links() {
             tokio::spawn(async move { link.cancel().await });
         }
     }
@@ -266,6 +266,10 @@ impl Run {
         self.links.lock().unwrap_or_else(PoisonError::into_inner).insert(host.to_owned(), link);
     }
 
+    pub fn all_links(&self) -> Vec<Arc<Link>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
     pub fn existing_link(&self, host: &str) -> Option<Arc<Link>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned()
     }
@@ -299,12 +303,6 @@ impl Run {
             link.begin(self).await?;
         }
         Ok(link)
-    }
-
-    /// How a host records the run. The controller's own machine is no part of the cluster, and of no other one.
-    pub fn header_for(&self, host: &str) -> Option<RunHeader> {
-        let token = self.lock.token().filter(|_| self.inventory.hosts.contains_key(host)).unwrap_or_default();
-        self.header.clone().map(|header| RunHeader { token, ..header })
     }
 
     /// Takes all hosts through all plays.
@@ -378,20 +376,6 @@ pub(super) fn check_variables(
     let specs = playbook::specs_of(tree, playbook)?;
     let errors = crate::vars::check_values(&specs, variables);
     Ok((specs, Findings { errors, warnings: Vec::new() }))
-}
-
-/// Names a new run.
-pub(super) fn header(options: &Options) -> RunHeader {
-    let now = jiff::Timestamp::now();
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
-    RunHeader {
-        id: format!("{}-{:06x}", now.strftime("%Y%m%dT%H%M%SZ"), now.subsec_nanosecond() >> 6 & 0xff_ffff),
-        operator: format!("{}@{host}", user.unwrap_or_else(|| "unknown".to_owned())),
-        started: now.as_second(),
-        command: options.command.clone(),
-        token: 0,
-    }
 }
 
 /// Where the playbook is, and its directory where it is a file and not a built-in one.

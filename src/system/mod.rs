@@ -17,7 +17,7 @@ pub mod testing;
 mod units;
 
 pub use accounts::{Accounts, Group, GroupSpec, User, UserSpec};
-pub use fs::{Content, Fs, Kind, Meta, Owner, Stamp, Touch, temporary_file};
+pub use fs::{Content, Fs, Keep, Kind, Meta, Owner, Stamp, Touch, temporary_file};
 pub use kernel::{Kernel, ModuleState};
 pub use packages::{Manager, PackageOptions, Packages};
 pub use process::{Command, Output, Processes};
@@ -78,6 +78,11 @@ impl System {
             kernel: Kernel::new(mode),
             processes: Processes::new(mode),
         }
+    }
+
+    /// From here on, has everything kept that is changed in the file system.
+    pub fn keep(&mut self, keep: Keep) {
+        self.fs.keep(keep);
     }
 
     pub fn view(&self) -> View<'_> {

@@ -73,7 +73,7 @@ pub fn grade_name(grade: Grade) -> &'static str {
     }
 }
 
-fn diffs(diffs: &[Diff]) -> Value {
+pub fn diffs(diffs: &[Diff]) -> Value {
     diffs
         .iter()
         .map(|diff| match diff {

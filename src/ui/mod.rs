@@ -6,6 +6,7 @@
 pub mod diagnostic;
 mod json;
 mod recap;
+pub mod runs;
 mod text;
 mod unified;
 

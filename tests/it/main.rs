@@ -15,6 +15,7 @@ mod launch;
 mod links;
 mod lock;
 mod node;
+mod record;
 mod session;
 mod sshd;
 mod template;

@@ -169,18 +169,20 @@ fn replace(path: &Path, make: impl Fn(&Path) -> io::Result<()>) -> Result<()> {
     put().map_err(failed(path))
 }
 
-/// `at` is `path` without links in it.
-pub fn remove(path: &Path, at: &Path, directory: bool) -> Result<()> {
-    if !directory {
-        return fs::remove_file(path).map_err(failed(path));
-    }
-    if let Some(mounted) = mounted_below(at)? {
-        return Err(SystemError::Other(format!(
+pub fn remove(path: &Path, directory: bool) -> Result<()> {
+    let removed = if directory { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    removed.map_err(failed(path))
+}
+
+/// An error where something is mounted in a tree. `at` is `path` without links in it.
+pub fn refuse_mounts(path: &Path, at: &Path) -> Result<()> {
+    match mounted_below(at)? {
+        None => Ok(()),
+        Some(mounted) => Err(SystemError::Other(format!(
             "{}: not removed, since something is mounted at {mounted}; unmount it first",
             path.display()
-        )));
+        ))),
     }
-    fs::remove_dir_all(path).map_err(failed(path))
 }
 
 /// A mount point at or below `path`, from proc_pid_mountinfo(5).

@@ -106,15 +106,25 @@ pub struct Touch {
     pub modification: bool,
 }
 
+/// Is told of a path without links before what is there is replaced or removed (`true`), or before its mode or owner are
+/// changed. An error keeps the change from being made.
+pub type Keep = Box<dyn FnMut(&Path, bool) -> Result<()> + Send>;
+
 /// The node's files.
 pub struct Fs {
     overlay: Option<Overlay>,
+    keep: Option<Keep>,
 }
 
 /// Reading.
 impl Fs {
     pub(super) fn new(mode: Mode) -> Self {
-        Self { overlay: (mode == Mode::Plan).then(Overlay::default) }
+        Self { overlay: (mode == Mode::Plan).then(Overlay::default), keep: None }
+    }
+
+    /// From here on, has everything kept that is changed on the disk.
+    pub(super) fn keep(&mut self, keep: Keep) {
+        self.keep = Some(keep);
     }
 
     /// Metadata of the path itself (a link is not followed); `None` where nothing is.
@@ -277,6 +287,7 @@ impl Fs {
         let mode = mode.unwrap_or(default_mode);
         let (uid, gid) = (owner.uid.unwrap_or(default_owner.0), owner.gid.unwrap_or(default_owner.1));
         let at = self.walk(path, false)?;
+        self.before(&at, true)?;
         let planned = match &self.overlay {
             None => return disk::write(path, &content, mode, uid, gid),
             Some(overlay) => match content {
@@ -317,6 +328,7 @@ impl Fs {
         let mode = mode.unwrap_or(default_mode);
         let (uid, gid) = (owner.uid.unwrap_or(default_owner.0), owner.gid.unwrap_or(default_owner.1));
         let at = self.walk(path, false)?;
+        self.before(&at, true)?;
         if self.plan(at, Shape::Directory { opaque: true }, mode, (uid, gid)) {
             return Ok(());
         }
@@ -330,6 +342,7 @@ impl Fs {
         }
         let (_, owner) = self.fresh(path, 0)?;
         let at = self.walk(path, false)?;
+        self.before(&at, true)?;
         if self.plan(at, Shape::Symlink(target.to_owned()), 0o777, owner) {
             return Ok(());
         }
@@ -348,6 +361,7 @@ impl Fs {
         }
         self.fresh(path, 0)?;
         let (from, to) = (self.walk(existing, false)?, self.walk(path, false)?);
+        self.before(&to, true)?;
         match &mut self.overlay {
             None => disk::hard_link(path, existing),
             Some(overlay) => overlay.link(&from, to),
@@ -362,8 +376,12 @@ impl Fs {
         if at == Path::new("/") {
             return Err(errno(path, Errno::BUSY));
         }
+        if self.overlay.is_none() && meta.is_dir() {
+            disk::refuse_mounts(path, &at)?;
+        }
+        self.before(&at, true)?;
         match &mut self.overlay {
-            None => disk::remove(path, &at, meta.is_dir()),
+            None => disk::remove(path, meta.is_dir()),
             Some(overlay) => {
                 overlay.remove(at);
                 Ok(())
@@ -379,6 +397,7 @@ impl Fs {
             Some(_) => {}
         }
         let at = self.walk(path, false)?;
+        self.before(&at, false)?;
         match &mut self.overlay {
             None => disk::chmod(path, mode),
             Some(overlay) => overlay.change(&at, |node| node.mode = mode),
@@ -394,6 +413,7 @@ impl Fs {
             return Ok(());
         }
         let at = self.walk(path, false)?;
+        self.before(&at, false)?;
         match &mut self.overlay {
             None => disk::chown(path, uid, gid),
             Some(overlay) => overlay.change(&at, |node| {
@@ -414,6 +434,15 @@ impl Fs {
         match &mut self.overlay {
             None => disk::touch(path, times),
             Some(overlay) => overlay.change(&at, |_| {}),
+        }
+    }
+
+    /// Has what is at a path kept. Files that are not complete yet were never anybody's.
+    fn before(&mut self, at: &Path, whole: bool) -> Result<()> {
+        let temporary = at.file_name().is_some_and(temporary::is_temporary);
+        match &mut self.keep {
+            Some(keep) if !temporary => keep(at, whole),
+            _ => Ok(()),
         }
     }
 

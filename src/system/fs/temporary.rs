@@ -4,6 +4,7 @@
 //! cut off runs again, and on the same paths. Of another agent that lives, nothing is touched: what was written to since
 //! this agent began is not left.
 
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -39,6 +40,11 @@ pub fn make_in(directory: &Path, make: impl Fn(&Path) -> io::Result<()>) -> io::
     builder().make_in(directory, |path| make(path))
 }
 
+/// Whether a name is one that was given here.
+pub fn is_temporary(name: &OsStr) -> bool {
+    name.to_str().and_then(|name| name.strip_prefix(PREFIX)).is_some_and(|random| random.len() == RANDOM)
+}
+
 fn builder() -> Builder<'static, 'static> {
     let mut builder = Builder::new();
     builder.prefix(PREFIX).rand_bytes(RANDOM);
@@ -50,10 +56,8 @@ fn sweep(directory: &Path) {
     static BEGUN: OnceLock<SystemTime> = OnceLock::new();
     let begun = *BEGUN.get_or_init(SystemTime::now) - TICK;
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let random = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
         let Ok(meta) = entry.metadata() else { continue };
-        if random.is_none_or(|random| random.len() != RANDOM) || !meta.modified().is_ok_and(|time| time < begun) {
+        if !is_temporary(&entry.file_name()) || !meta.modified().is_ok_and(|time| time < begun) {
             continue;
         }
         let _ = if meta.is_dir() { fs::remove_dir(entry.path()) } else { fs::remove_file(entry.path()) };
