@@ -60,7 +60,7 @@ pub(super) fn read<T: DeserializeOwned>(input: &mut impl Read) -> io::Result<Opt
 mod tests {
     use super::*;
     use crate::agent::protocol::{FromAgent, RunHeader, StepName, Task, TaskResult, ToAgent};
-    use crate::modules::{Blob, Diff, Failure, Grade, Outcome, Resource};
+    use crate::modules::{Blob, Diff, Failure, Grade, Outcome, Resource, UnitEffect};
     use crate::pki::SigningRequest;
     use crate::system::Mode;
     use crate::value::{Map, Value};
@@ -125,6 +125,7 @@ mod tests {
             result,
             diff,
             grade,
+            units: vec![UnitEffect { unit: "kubelet.service".into(), action: None, was_active: changed, host: None }],
         })
     }
 
@@ -154,6 +155,7 @@ mod tests {
                 notify,
                 handler,
                 carried: ignore_errors,
+                expect: ignore_errors.then(Vec::new),
                 resource,
             },
         )

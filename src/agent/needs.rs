@@ -5,7 +5,7 @@
 use super::pending::Pending;
 use super::protocol::{FromAgent, Seq};
 use super::serve::Output;
-use crate::modules::{Blob, Failure, Needs};
+use crate::modules::{Blob, Diff, Failure, Needs, as_planned};
 use crate::pki::SigningRequest;
 use sha2::{Digest, Sha256};
 use std::io::Write;
@@ -52,6 +52,7 @@ impl Answers {
 /// The needs of one task.
 pub(super) struct TaskNeeds<'a> {
     pub(super) seq: Seq,
+    pub(super) expect: Option<&'a [String]>,
     pub(super) notify: &'a [String],
     pub(super) pending: &'a mut Pending,
     /// The handlers that this task was the first to notify.
@@ -78,7 +79,8 @@ fn unexpected() -> Failure {
 }
 
 impl Needs for TaskNeeds<'_> {
-    fn changing(&mut self) -> Result<(), Failure> {
+    fn changing(&mut self, diff: &[Diff]) -> Result<(), Failure> {
+        as_planned(self.expect, diff)?;
         self.marked.extend(self.pending.mark(self.notify)?);
         Ok(())
     }
@@ -154,6 +156,7 @@ mod tests {
         });
         let mut needs = TaskNeeds {
             seq: 5,
+            expect: None,
             notify: &[],
             pending: &mut Pending::new(directory, Mode::Apply),
             marked: Vec::new(),

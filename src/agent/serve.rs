@@ -187,6 +187,9 @@ impl Worker {
                 Job::Begin(mode) => {
                     self.system = Some((System::new(mode), Pending::new(&self.state, mode)));
                     self.failed.clear();
+                    self.clock = 0;
+                    self.notified.clear();
+                    self.started.clear();
                 }
                 Job::Facts => {
                     // Of the node as it is, whatever has been planned.
@@ -248,6 +251,7 @@ impl Worker {
         let _ = self.output.send(&FromAgent::Started { seq: task.seq });
         let mut needs = TaskNeeds {
             seq: task.seq,
+            expect: task.expect.as_deref(),
             notify: &task.notify,
             pending,
             marked: Vec::new(),

@@ -2,21 +2,22 @@
 
 use super::Exit;
 use crate::engine::event::{Event, Events};
+use crate::engine::plan::{self, Asked, Limit, Limits, Plan, SavedPlan, Summary};
 use crate::engine::recap::Recap;
-use crate::engine::{Options, Run, connect, preconditions};
+use crate::engine::{Options, Run, connect, operator, preconditions};
 use crate::source::InputErrors;
 use crate::system::Mode;
 use crate::transport::ConnectionFlags;
 use crate::ui::{self, Format, Show};
 use crate::vars::Secret;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 #[derive(clap::Args)]
 pub struct RunArgs {
     /// Inventory file or directory, or a list of hosts that ends in a comma; can be given more than once
-    #[arg(short, long, value_name = "INVENTORY", required = true)]
+    #[arg(short, long, value_name = "INVENTORY")]
     inventory: Vec<PathBuf>,
     /// Only hosts that match this pattern
     #[arg(short, long, value_name = "PATTERN")]
@@ -68,11 +69,39 @@ pub struct RunArgs {
     verbose: bool,
 }
 
+#[derive(clap::Args)]
+pub struct LimitArgs {
+    /// Refuse to take a unit down on more hosts at the same time: kubelet=10%,etcd=1
+    #[arg(long, value_delimiter = ',', value_name = "UNIT=HOSTS")]
+    max_disruption: Vec<Limit>,
+}
+
+impl From<LimitArgs> for Limits {
+    fn from(args: LimitArgs) -> Self {
+        Self(args.max_disruption)
+    }
+}
+
 /// What a verb makes of the shared flags.
 pub struct Verb {
+    pub name: &'static str,
     pub mode: Mode,
     pub diff: bool,
     pub only_preconditions: bool,
+    pub limits: Limits,
+    /// Where the plan is kept.
+    pub out: Option<PathBuf>,
+    /// The plan that is applied.
+    pub plan: Option<PathBuf>,
+    /// Of that plan, a part may be done already.
+    pub resume: bool,
+}
+
+impl Verb {
+    pub fn new(name: &'static str, mode: Mode) -> Self {
+        let limits = Limits::default();
+        Self { name, mode, diff: false, only_preconditions: false, limits, out: None, plan: None, resume: false }
+    }
 }
 
 /// A run that is over.
@@ -82,28 +111,37 @@ pub struct Done {
 }
 
 /// Runs to the end: load, connect and gather facts, check preconditions, play, recap.
-pub fn run(args: RunArgs, verb: Verb) -> Result<Done, Exit> {
-    let options = options(&args, &verb).map_err(|message| {
-        ui::talk(&format!("error: {message}"));
-        Exit::Usage
-    })?;
-    let show = Show { format: args.format, verbose: args.verbose, diff: verb.diff, plan: verb.mode == Mode::Plan };
+pub fn run(mut args: RunArgs, verb: Verb) -> Result<Done, Exit> {
+    let saved = verb.plan.as_deref().map(SavedPlan::read).transpose().map_err(|error| usage(&error.to_string()))?;
+    if let Some(saved) = &saved {
+        args.ask(saved.asked.clone());
+    }
+    let options = options(&args, &verb).map_err(|message| usage(&message))?;
+    let plan = verb.mode == Mode::Plan;
+    let show = Show { verb: verb.name, format: args.format, verbose: args.verbose, diff: verb.diff, plan };
     let (events, receiver) = Events::channel();
     let run = Run::load(options, events).map_err(|errors| refuse(&errors))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
-        ui::talk(&format!("error: cannot start: {error}"));
-        Exit::Usage
-    })?;
-    let recap = runtime.block_on(async {
+    verb.limits.check(&run.playbook).map_err(|message| usage(&message))?;
+    let changed = saved.as_ref().map(SavedPlan::changed_inputs).unwrap_or_default();
+    if !changed.is_empty() {
+        changed.iter().for_each(|what| ui::talk(&format!("error: not as planned: {what}")));
+        return Err(usage("the plan was made of other files; make a new plan"));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| usage(&format!("cannot start: {error}")))?;
+    let (recap, kept) = runtime.block_on(async {
         let hosts = run.hosts.keys().cloned().collect();
         let reader = tokio::spawn(ui::follow(show, hosts, receiver));
-        let work = tokio::spawn(stages(run.clone()));
+        let work = tokio::spawn(stages(run.clone(), verb, saved));
         watch_interrupt(run.clone());
-        if let Err(error) = work.await {
+        let kept = work.await.unwrap_or_else(|error| {
             run.events.send(Event::Warning { text: format!("the run ended early: {error}") });
-        }
+            true
+        });
         run.events.close();
-        reader.await.unwrap_or_default()
+        (reader.await.unwrap_or_default(), kept)
     });
     // What still runs belongs to hosts that are lost or to a run that was stopped.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -112,21 +150,69 @@ pub fn run(args: RunArgs, verb: Verb) -> Result<Done, Exit> {
         _ if run.cancelled() => Exit::Interrupted,
         total if total.unreachable > 0 => Exit::Unreachable,
         total if total.failed > 0 => Exit::Failed,
+        _ if !kept => Exit::Usage,
         _ => Exit::Ok,
     };
     Ok(Done { recap, exit })
 }
 
 /// The stages in order. Nothing is changed on any host before the preconditions of all of them hold.
-async fn stages(run: Arc<Run>) {
+/// False: the plan could not be kept in its file.
+async fn stages(run: Arc<Run>, verb: Verb, saved: Option<SavedPlan>) -> bool {
     stage(&run, "connect", connect::connect_all(&run)).await;
     if run.cancelled()
         || !stage(&run, "preconditions", preconditions::check(&run)).await
         || run.options.only_preconditions
     {
-        return;
+        return true;
     }
+    if run.planning() {
+        let plan = stage(&run, "plays", Plan::make(&run, true)).await;
+        run.events.send(Event::Summary(Box::new(Summary::new(&plan, &run))));
+        let accepted = plan::accept(&run, &verb.limits.exceeded(&plan, &run));
+        return !accepted || verb.out.is_none_or(|out| save(&run, &plan, &out));
+    }
+    if (saved.is_some() || !verb.limits.is_empty())
+        && !stage(&run, "plan", keep_to_plan(&run, &verb, saved.as_ref())).await
+    {
+        return true;
+    }
+    run.begin().await;
     stage(&run, "plays", run.play()).await;
+    true
+}
+
+/// Plans, and has the run keep to that, if it is as saved and not too much at once. False: the run stops here.
+async fn keep_to_plan(run: &Arc<Run>, verb: &Verb, saved: Option<&SavedPlan>) -> bool {
+    let plan = Plan::make(run, false).await;
+    if saved.is_some() && !plan.is_complete(run) {
+        let text = "cluster : plan : not every host could be planned again, so none was changed".to_owned();
+        run.events.send(Event::Finding { host: None, text, fatal: true });
+        return false;
+    }
+    let mut objections = saved.map(|saved| saved.differences(&plan, verb.resume)).unwrap_or_default();
+    objections.extend(verb.limits.exceeded(&plan, run));
+    run.keep_to(plan.expectations());
+    plan::accept(run, &objections) && !run.cancelled()
+}
+
+/// Keeps a plan in a file, if it is complete. False: that failed.
+fn save(run: &Run, plan: &Plan, out: &Path) -> bool {
+    let written = match plan.is_complete(run) {
+        true => SavedPlan::new(plan, &run.options, &operator()).and_then(|saved| saved.write(out)),
+        false => {
+            let text = format!("{} is not written: the plan is not complete", out.display());
+            run.events.send(Event::Warning { text });
+            return false;
+        }
+    };
+    match written {
+        Ok(()) => true,
+        Err(error) => {
+            run.events.send(Event::Finding { host: None, text: format!("plan : {error}"), fatal: true });
+            false
+        }
+    }
 }
 
 async fn stage<T>(run: &Run, name: &'static str, work: impl Future<Output = T>) -> T {
@@ -155,6 +241,12 @@ fn watch_interrupt(run: Arc<Run>) {
     });
 }
 
+/// Prints a mistake in how the command was used.
+fn usage(message: &str) -> Exit {
+    ui::talk(&format!("error: {message}"));
+    Exit::Usage
+}
+
 /// Prints mistakes in what the user wrote.
 pub fn refuse(errors: &InputErrors) -> Exit {
     for error in &errors.0 {
@@ -163,7 +255,19 @@ pub fn refuse(errors: &InputErrors) -> Exit {
     Exit::Usage
 }
 
+impl RunArgs {
+    /// Takes what was asked for a plan for what is asked now.
+    fn ask(&mut self, asked: Asked) {
+        let Asked { inventories, limit, tags, skip_tags, playbook, extra_vars } = asked;
+        (self.inventory, self.limit, self.tags) = (inventories, limit, tags);
+        (self.skip_tags, self.playbook, self.extra_vars) = (skip_tags, playbook, extra_vars);
+    }
+}
+
 fn options(args: &RunArgs, verb: &Verb) -> Result<Options, String> {
+    if args.inventory.is_empty() {
+        return Err("there is no inventory: name one with -i".to_owned());
+    }
     let become_password = match (&args.become_password_file, args.ask_become_pass) {
         (Some(file), _) => {
             let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
@@ -203,7 +307,10 @@ fn options(args: &RunArgs, verb: &Verb) -> Result<Options, String> {
 
 /// The verb and the flags that say what is done where. Values of variables stay out: they may be secret.
 fn command(args: &RunArgs, verb: &Verb) -> String {
-    let mut words = vec![if verb.mode == Mode::Plan { "plan" } else { "apply" }.to_owned()];
+    let mut words = vec![verb.name.to_owned()];
+    if let Some(plan) = &verb.plan {
+        words.push(format!("--plan {}", plan.display()));
+    }
     for inventory in &args.inventory {
         words.push(format!("-i {}", inventory.display()));
     }

@@ -5,6 +5,7 @@ use super::run::Run;
 use super::scope::TaskScope;
 use crate::agent::client::{Agent, AgentBinary};
 use crate::agent::protocol::ToAgent;
+use crate::system::Mode;
 use crate::template::Scope;
 use crate::transport::{Connection, ConnectionFlags, Target, Transport, Transports};
 use crate::value::{Map, Value};
@@ -55,14 +56,14 @@ pub async fn connect(run: &Arc<Run>, host: &str) -> Result<Arc<Link>, String> {
     let (agent, events) = Agent::launch(session, target.escalation.as_ref(), binary, run.artifacts.clone())
         .await
         .map_err(|e| e.to_string())?;
-    // An agent that is gone by now is noticed where its answers end.
-    let _ = agent.send(ToAgent::Begin { mode: run.mode, run: run.header.clone() }).await;
+    // It cannot change anything before the run begins. One that is gone by now is noticed where its answers end.
+    let _ = agent.send(ToAgent::Begin { mode: Mode::Plan, run: None }).await;
     Ok(Link::start(run.clone(), host, agent, events))
 }
 
 /// The connection variables of a host, rendered.
 fn target(run: &Arc<Run>, host: &str) -> Result<Target, String> {
-    let plays = run.playbook.plays.iter().zip(&run.shapes);
+    let plays = run.playbook.plays.iter().zip(&*run.shapes);
     let mut of_host =
         plays.filter(|(_, shape)| shape.batches.iter().flatten().any(|name| name == host)).map(|(play, _)| play);
     let escalate = run.options.connection.escalate || of_host.any(|play| play.escalate == Some(true));

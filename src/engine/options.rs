@@ -2,7 +2,7 @@
 
 use crate::system::Mode;
 use crate::transport::ConnectionFlags;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The settings of a run.
 #[derive(Clone, Debug)]
@@ -30,6 +30,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether the playbook is a file of the user's; built-in playbooks have plain names.
+    pub fn playbook_is_file(&self) -> bool {
+        self.playbook.contains('/') || Path::new(&self.playbook).extension().is_some()
+    }
+
     /// Whether a task with these tags is selected, as Ansible selects.
     pub fn selects(&self, tags: &[String]) -> bool {
         let has = |name: &str| tags.iter().any(|tag| tag == name);

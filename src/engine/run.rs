@@ -8,11 +8,13 @@ use super::event::{Event, Events, Status, Subject};
 use super::host::HostState;
 use super::link::Link;
 use super::options::Options;
-use crate::agent::protocol::RunHeader;
-use crate::graph::{PlayShape, Progress, StepKind, StepShape, compile};
+use super::plan::Expectations;
+use super::shapes::{shapes, template_of};
+use crate::agent::protocol::{RunHeader, ToAgent};
+use crate::graph::{PlayShape, Progress, compile};
 use crate::inventory::Inventory;
 use crate::modules::Failure;
-use crate::playbook::{self, BatchSize, Playbook, Step, Task, Tree};
+use crate::playbook::{self, Playbook, Task, Tree};
 use crate::source::{InputError, InputErrors, Source, Span};
 use crate::system::Mode;
 use crate::template::{Scope, Templar};
@@ -23,7 +25,7 @@ use indexmap::IndexMap;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::task::JoinSet;
 
 /// A loaded run.
@@ -32,24 +34,26 @@ pub struct Run {
     /// How nodes record the run; only of one that changes them.
     pub header: Option<RunHeader>,
     pub options: Options,
-    pub inventory: Inventory,
+    pub inventory: Arc<Inventory>,
     pub inventory_dir: PathBuf,
-    pub variables: Variables,
+    pub variables: Arc<Variables>,
     /// kprov's own `group_vars/all`, below everything else.
     pub defaults: Layer,
     pub tree: Arc<Tree>,
-    pub playbook: Playbook,
-    pub shapes: Vec<PlayShape>,
+    pub playbook: Arc<Playbook>,
+    pub shapes: Arc<Vec<PlayShape>>,
     pub progress: Progress,
-    pub templar: Templar,
+    pub templar: Arc<Templar>,
     pub hosts: IndexMap<String, Arc<HostState>>,
     pub events: Events,
     pub artifacts: Arc<super::blobs::Artifacts>,
     pub kube: super::actions::KubeClients,
-    pub connector: super::connect::Connector,
-    links: Mutex<HashMap<String, Arc<Link>>>,
+    pub connector: Arc<super::connect::Connector>,
+    links: Arc<Mutex<HashMap<String, Arc<Link>>>>,
+    /// What it may change, where it has to keep to a plan.
+    expectations: OnceLock<Expectations>,
     abort: AtomicBool,
-    cancelled: AtomicBool,
+    cancelled: Arc<AtomicBool>,
 }
 
 impl Run {
@@ -58,11 +62,11 @@ impl Run {
         let vault = Vault::from_files(options.vault_password_files.iter().map(PathBuf::as_path))
             .map_err(|error| InputError::new(error.to_string()))?;
         // kprov's own playbooks name groups that an inventory need not declare, and know every variable that they read.
-        let built_in = !is_file(&options.playbook);
+        let built_in = !options.playbook_is_file();
         let load = if built_in { Inventory::load_cluster } else { Inventory::load };
         let inventory = load(&options.inventories, &vault)?;
         let inventory_dir = absolute(inventory.dirs.first().map_or(Path::new("."), PathBuf::as_path));
-        let (playbook_path, playbook_dir) = playbook_path(&options.playbook);
+        let (playbook_path, playbook_dir) = playbook_path(&options);
         let tree = Tree::new(playbook_dir.iter().chain([&inventory_dir]).cloned().collect());
         let variables = Variables::load(&inventory, playbook_dir.as_deref(), &options.extra_vars, &vault)?;
         let findings = match built_in {
@@ -96,23 +100,75 @@ impl Run {
             header: (options.mode == Mode::Apply).then(|| header(&options)),
             artifacts: Arc::default(),
             kube: super::actions::KubeClients::default(),
-            connector: super::connect::Connector::default(),
+            connector: Arc::default(),
             options,
             inventory_dir,
-            inventory,
-            variables,
+            inventory: Arc::new(inventory),
+            variables: Arc::new(variables),
             defaults,
             tree,
-            playbook,
-            shapes,
+            playbook: Arc::new(playbook),
+            shapes: Arc::new(shapes),
             progress,
-            templar,
+            templar: Arc::new(templar),
             hosts: names.into_iter().map(|name| (name.clone(), Arc::new(HostState::new(&name)))).collect(),
             events,
-            links: Mutex::default(),
+            links: Arc::default(),
+            expectations: OnceLock::new(),
             abort: AtomicBool::new(false),
-            cancelled: AtomicBool::new(false),
+            cancelled: Arc::default(),
         }))
+    }
+
+    /// The same run once more, only planned: on the same connections and facts, and with nothing done in it yet.
+    pub fn rehearsal(&self, events: Events) -> Arc<Self> {
+        Arc::new(Self {
+            mode: Mode::Plan,
+            header: None,
+            artifacts: self.artifacts.clone(),
+            kube: super::actions::KubeClients::default(),
+            connector: self.connector.clone(),
+            options: self.options.clone(),
+            inventory_dir: self.inventory_dir.clone(),
+            inventory: self.inventory.clone(),
+            variables: self.variables.clone(),
+            defaults: self.defaults.clone(),
+            tree: self.tree.clone(),
+            playbook: self.playbook.clone(),
+            shapes: self.shapes.clone(),
+            progress: Progress::new(compile(&self.shapes)),
+            templar: self.templar.clone(),
+            hosts: self.hosts.iter().map(|(name, host)| (name.clone(), Arc::new(host.fresh()))).collect(),
+            events,
+            links: self.links.clone(),
+            expectations: OnceLock::new(),
+            abort: AtomicBool::new(false),
+            cancelled: self.cancelled.clone(),
+        })
+    }
+
+    /// From here on the run changes nothing but this.
+    pub fn keep_to(&self, expectations: Expectations) {
+        // A run is planned once.
+        let _ = self.expectations.set(expectations);
+    }
+
+    /// Digests of what a task may change on a host; `None`: anything.
+    pub fn expected(&self, host: &str, task_id: &str) -> Option<Vec<String>> {
+        self.expectations.get()?.of(host, task_id)
+    }
+
+    /// Tells all agents that the work begins. Until then they plan, and cannot change anything.
+    pub async fn begin(&self) {
+        let links: Vec<_> = self.links.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        for link in links {
+            self.begin_on(&link).await;
+        }
+    }
+
+    async fn begin_on(&self, link: &Link) {
+        // An agent that is gone is noticed where its answers end.
+        let _ = link.agent.send(ToAgent::Begin { mode: self.mode, run: self.header.clone() }).await;
     }
 
     pub fn planning(&self) -> bool {
@@ -121,7 +177,7 @@ impl Run {
 
     /// Whether this is one of kprov's own playbooks, to which the preconditions belong.
     pub fn checks_preconditions(&self) -> bool {
-        !is_file(&self.options.playbook)
+        !self.options.playbook_is_file()
     }
 
     /// Whether the user stopped the run.
@@ -259,6 +315,7 @@ impl Run {
         let link = super::connect::connect(self, host)
             .await
             .map_err(|error| Failure::new(format!("{host} is needed here: {error}")))?;
+        self.begin_on(&link).await;
         self.add_link(host, link.clone());
         Ok(link)
     }
@@ -321,29 +378,30 @@ impl Run {
 /// Names a new run.
 fn header(options: &Options) -> RunHeader {
     let now = jiff::Timestamp::now();
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     RunHeader {
         id: format!("{}-{:06x}", now.strftime("%Y%m%dT%H%M%SZ"), now.subsec_nanosecond() >> 6 & 0xff_ffff),
-        operator: format!("{}@{host}", user.unwrap_or_else(|| "unknown".to_owned())),
+        operator: operator(),
         started: now.as_second(),
         command: options.command.clone(),
     }
 }
 
+/// `USER@HOST` of whoever runs this.
+pub fn operator() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    format!("{}@{host}", user.unwrap_or_else(|| "unknown".to_owned()))
+}
+
 /// Where the playbook is, and its directory where it is a file and not a built-in one.
-fn playbook_path(name: &str) -> (PathBuf, Option<PathBuf>) {
-    if is_file(name) {
+fn playbook_path(options: &Options) -> (PathBuf, Option<PathBuf>) {
+    let name = &options.playbook;
+    if options.playbook_is_file() {
         let absolute = absolute(Path::new(name));
         let dir = absolute.parent().map(Path::to_owned);
         return (absolute, dir);
     }
     (Path::new("playbooks").join(format!("{name}.yml")), None)
-}
-
-/// Built-in playbooks have plain names.
-fn is_file(playbook: &str) -> bool {
-    playbook.contains('/') || Path::new(playbook).extension().is_some()
 }
 
 fn absolute(path: &Path) -> PathBuf {
@@ -362,135 +420,4 @@ pub fn built_in_defaults() -> Result<VarMap, InputErrors> {
         }
     }
     Ok(defaults)
-}
-
-/// Reduces the plays to what the graph needs: hosts in batches, selected steps, what waits for what.
-fn shapes(
-    playbook: &Playbook,
-    inventory: &Inventory,
-    limit: Option<&[String]>,
-    options: &Options,
-    templar: &Templar,
-) -> Result<Vec<PlayShape>, InputErrors> {
-    let mut shapes = Vec::new();
-    let mut errors = Vec::new();
-    for (number, play) in playbook.plays.iter().enumerate() {
-        let mut hosts = match inventory.select(&play.hosts.value) {
-            Ok(hosts) => hosts,
-            Err(error) => {
-                errors.push(InputError { span: Some(play.hosts.span.clone()), ..error });
-                continue;
-            }
-        };
-        if let Some(limit) = limit {
-            hosts.retain(|host| limit.contains(host));
-        }
-        let mut steps = Vec::new();
-        collect_steps(&play.steps, options, templar, &mut steps);
-        let needs = match &play.needs {
-            None if number == 0 => Vec::new(),
-            None => vec![number - 1],
-            Some(names) => names
-                .iter()
-                .filter_map(|need| playbook.plays[..number].iter().position(|p| p.name == need.value))
-                .collect(),
-        };
-        shapes.push(PlayShape { name: play.name.clone(), batches: batches(hosts, &play.serial), steps, needs });
-    }
-    if errors.is_empty() { Ok(shapes) } else { Err(InputErrors(errors)) }
-}
-
-fn batches(hosts: Vec<String>, sizes: &[BatchSize]) -> Vec<Vec<String>> {
-    if hosts.is_empty() {
-        return Vec::new();
-    }
-    if sizes.is_empty() {
-        return vec![hosts];
-    }
-    let total = hosts.len();
-    let mut rest = hosts.as_slice();
-    let mut batches = Vec::new();
-    let mut i = 0;
-    while !rest.is_empty() {
-        let size = match sizes[i.min(sizes.len() - 1)] {
-            BatchSize::Hosts(n) => n,
-            BatchSize::Percent(percent) => ((total as f64 * percent / 100.0) as usize).max(1),
-        };
-        let (batch, more) = rest.split_at(size.min(rest.len()));
-        batches.push(batch.to_vec());
-        rest = more;
-        i += 1;
-    }
-    batches
-}
-
-fn collect_steps(steps: &[Step], options: &Options, templar: &Templar, shapes: &mut Vec<StepShape>) {
-    for step in steps {
-        match step {
-            Step::Task(task) if options.selects(&task.keywords.tags) => {
-                let Some(index) = task.index else { continue };
-                let kind = match task {
-                    task if task.keywords.run_once => StepKind::Once,
-                    task if reads_other_hosts(task, templar) => StepKind::Gather,
-                    _ => StepKind::PerHost,
-                };
-                shapes.push(StepShape { index, kind, title: task.title() });
-            }
-            Step::Task(_) => {}
-            Step::Block(block) => {
-                for part in [&block.body, &block.rescue, &block.always] {
-                    collect_steps(part, options, templar, shapes);
-                }
-            }
-            Step::FlushHandlers { index, .. } => {
-                shapes.push(StepShape { index: *index, kind: StepKind::PerHost, title: "handlers".to_owned() })
-            }
-            Step::Barrier { index } => {
-                shapes.push(StepShape { index: *index, kind: StepKind::Barrier, title: "barrier".to_owned() })
-            }
-        }
-    }
-}
-
-/// Whether the task itself names `hostvars`. Variables that read facts of other hosts need no barrier: facts are there
-/// before the first task.
-fn reads_other_hosts(task: &Task, templar: &Templar) -> bool {
-    let mut texts = vec![task.args.clone()];
-    texts.extend(task.free_form.clone().map(Value::String));
-    texts.extend(task.keywords.when.iter().map(|c| Value::String(format!("{{{{ {} }}}}", c.value))));
-    texts.extend(task.keywords.loop_.iter().map(|l| l.items.value.clone()));
-    texts.extend(task.keywords.vars.iter().flat_map(|layer| layer.values().map(|var| (*var.value).clone())));
-    texts.extend(template_of(task).map(|source| Value::String(source.text.clone())));
-    texts.iter().any(|value| reads_hostvars(value, templar))
-}
-
-/// The template that a task renders, where its name is no template itself.
-fn template_of(task: &Task) -> Option<Arc<Source>> {
-    let name = matches!(task.module.as_str(), "template" | "k8s")
-        .then(|| task.args.get("src").or(task.args.get("template")))??;
-    task.files.template(name.as_str()?).ok()
-}
-
-fn reads_hostvars(value: &Value, templar: &Templar) -> bool {
-    match value {
-        Value::String(text) => templar.reads(text).contains("hostvars"),
-        Value::List(items) => items.iter().any(|item| reads_hostvars(item, templar)),
-        Value::Map(map) => map.values().any(|item| reads_hostvars(item, templar)),
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_batch_size_repeats() {
-        let hosts: Vec<String> = (1..=7).map(|n| format!("n{n}")).collect();
-        let sizes: Vec<usize> =
-            batches(hosts.clone(), &[BatchSize::Hosts(1), BatchSize::Hosts(3)]).iter().map(Vec::len).collect();
-        assert_eq!(sizes, [1, 3, 3]);
-        let sizes: Vec<usize> = batches(hosts, &[BatchSize::Percent(30.0)]).iter().map(Vec::len).collect();
-        assert_eq!(sizes, [2, 2, 2, 1]);
-    }
 }

@@ -8,6 +8,8 @@ mod kube;
 mod lab;
 mod launch;
 mod node;
+mod plan;
+mod schema;
 mod sshd;
 mod template;
 mod transport;
