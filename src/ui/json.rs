@@ -86,6 +86,7 @@ fn summary(summary: &Summary) -> String {
     };
     let mut first = object(json!({"event": "summary"}));
     first.extend(grades(&summary.grades));
+    first.insert("incomplete".to_owned(), summary.incomplete.as_slice().into());
     let hosts: Map<String, Value> =
         summary.hosts.iter().map(|(host, of)| (host.clone(), Value::Object(grades(of)))).collect();
     first.insert("hosts".to_owned(), Value::Object(hosts));

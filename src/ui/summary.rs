@@ -14,6 +14,9 @@ pub fn text(summary: &Summary) -> String {
         _ => format!("{} on {hosts} host{}", grades(summary.grades), if hosts == 1 { "" } else { "s" }),
     };
     let mut lines = format!("\n{} {total}\n", style("PLAN SUMMARY").bold());
+    if !summary.incomplete.is_empty() {
+        lines += &format!("not planned to the end: {}\n", summary.incomplete.join(", "));
+    }
     for (host, of) in &summary.hosts {
         lines += &format!("{host} : {}\n", grades(*of));
     }
@@ -84,6 +87,7 @@ mod tests {
         };
         let summary = Summary {
             grades: n1,
+            incomplete: Vec::new(),
             hosts: [("n1".to_owned(), n1)].into_iter().collect(),
             later: vec![(subject, "Make the CA".into())],
             consequences: vec![
@@ -103,11 +107,15 @@ mod tests {
         ");
         let nothing = Summary {
             grades: Grades::default(),
+            incomplete: vec!["n2".to_owned()],
             hosts: Default::default(),
             later: Vec::new(),
             consequences: Vec::new(),
             api: Some(Api { unavailable: None }),
         };
-        assert_eq!(console::strip_ansi_codes(&text(&nothing)), "\nPLAN SUMMARY no changes\n");
+        assert_eq!(
+            console::strip_ansi_codes(&text(&nothing)),
+            "\nPLAN SUMMARY no changes\nnot planned to the end: n2\n"
+        );
     }
 }

@@ -50,7 +50,7 @@ const PLAYBOOK: &str = r#"
 struct Hosts {
     dir: TempDir,
     users: [User; 2],
-    _sshd: Sshd,
+    _sshds: [Sshd; 2],
 }
 
 impl Hosts {
@@ -59,24 +59,27 @@ impl Hosts {
         if !User::possible() {
             return None;
         }
-        let sshd = Sshd::start();
-        let users = ["a", "b"].map(|host| User::create(&sshd, &format!("{name}-{host}")));
+        let sshds = ["127.0.0.1", "127.0.0.2"].map(Sshd::start_at);
+        let users =
+            [("a", &sshds[0]), ("b", &sshds[1])].map(|(host, sshd)| User::create(sshd, &format!("{name}-{host}")));
         let dir = tempfile::tempdir().unwrap();
         let mut inventory = "[all]\n".to_owned();
-        for (number, user) in users.iter().enumerate() {
+        for (number, (user, sshd)) in users.iter().zip(&sshds).enumerate() {
+            fs::write(sshd.path("ssh_config"), "IdentityAgent none\n").unwrap();
             inventory += &format!(
                 "n{} ansible_host={} ansible_port={} ansible_user={} ansible_ssh_private_key_file={} \
-                 ansible_ssh_common_args='-F /dev/null -o UserKnownHostsFile={}' root={}\n",
+                 ansible_ssh_common_args='-F {} -o UserKnownHostsFile={}' root={}\n",
                 number + 1,
                 sshd.address,
                 sshd.port,
                 user.name,
                 sshd.path("user_key").display(),
+                sshd.path("ssh_config").display(),
                 sshd.path("known_hosts").display(),
                 user.home.display()
             );
         }
-        let this = Self { dir, users, _sshd: sshd };
+        let this = Self { dir, users, _sshds: sshds };
         this.write("hosts.ini", &inventory);
         this.write("site.yml", PLAYBOOK);
         fs::create_dir_all(this.path("group_vars/all")).unwrap();
@@ -174,7 +177,7 @@ fn a_saved_plan_is_applied_as_shown() {
     assert_eq!(changed, shown, "applied is what was shown");
     for host in [1, 2] {
         assert_eq!(read(&hosts.at(host, "password")), "password=s3cret\n");
-        assert_eq!(read(&hosts.at(host, "noted")), "world\n");
+        assert_eq!(read(&hosts.at(host, "noted")), "world");
     }
     hosts.plan(&["--detailed-exitcode"]).code(0);
 
@@ -247,7 +250,7 @@ fn a_plan_that_was_killed_half_way_is_resumed() {
     assert!(!hosts.at(1, "one").exists());
     hosts.run(&["apply", "--plan", "plan.json", "--resume"]).code(0);
     for host in [1, 2] {
-        assert_eq!((read(&hosts.at(host, "two")), read(&hosts.at(host, "noted"))), ("two\n".into(), "world\n".into()));
+        assert_eq!((read(&hosts.at(host, "two")), read(&hosts.at(host, "noted"))), ("two".into(), "world".into()));
     }
     hosts.plan(&["--detailed-exitcode"]).code(0);
 }

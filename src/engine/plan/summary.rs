@@ -38,6 +38,8 @@ impl Grades {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
     pub grades: Grades,
+    /// Hosts of which the plan is not complete: unreachable, or a task cannot be planned.
+    pub incomplete: Vec<String>,
     /// Of hosts that would change, in the order of the inventory.
     pub hosts: IndexMap<String, Grades>,
     /// What is known after apply only: the task, and after which one.
@@ -69,6 +71,8 @@ impl Summary {
         };
         let control_plane = group("kube_control_plane");
         let api = (!control_plane.is_empty()).then(|| effects.api(&control_plane, &group("etcd"), &run.shapes));
-        Self { grades, hosts, later, consequences: effects.consequences(&run.shapes), api }
+        let dead = run.hosts.iter().filter(|(_, host)| host.is_dead());
+        let incomplete = dead.map(|(name, _)| name.clone()).collect();
+        Self { grades, incomplete, hosts, later, consequences: effects.consequences(&run.shapes), api }
     }
 }
