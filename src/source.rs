@@ -2,10 +2,40 @@
 //!
 //! Everything read from a file keeps a [`Span`]: which file, which bytes, which line. Errors show it with a caret, and
 //! `kprov vars explain` and precondition findings print it as `file:line`. Parsing is done elsewhere.
+//!
+//! Whatever the user wrote is read by [`read`], which remembers its digest: a saved plan holds them, so that it can tell
+//! when a file has changed. The memory is the process's, which loads one run.
 
-use std::fmt;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Absolute path and SHA-256 of what was read.
+static INPUTS: Mutex<BTreeMap<PathBuf, String>> = Mutex::new(BTreeMap::new());
+
+/// Reads a file that the user wrote. What it held the first time is remembered.
+pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let bytes = std::fs::read(path)?;
+    let absolute = std::path::absolute(path)?;
+    let mut inputs = INPUTS.lock().unwrap_or_else(PoisonError::into_inner);
+    inputs.entry(absolute).or_insert_with(|| digest_of(&bytes));
+    Ok(bytes)
+}
+
+/// The files that were read so far, by absolute path, with their [`digest_of`].
+pub fn inputs() -> BTreeMap<PathBuf, String> {
+    INPUTS.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// SHA-256 in hex.
+pub fn digest_of(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
 
 /// A file that was read, or text that has a name of its own ("-e", "built-in defaults").
 #[derive(Debug, PartialEq, Eq)]
@@ -22,7 +52,9 @@ impl Source {
 
     /// Reads a file.
     pub fn read(path: &Path) -> std::io::Result<Arc<Self>> {
-        Ok(Self::new(path, std::fs::read_to_string(path)?))
+        let text = String::from_utf8(read(path)?)
+            .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
+        Ok(Self::new(path, text))
     }
 
     /// Reads a file that the user named or that belongs to what the user named.

@@ -105,7 +105,7 @@ pub(super) fn read(input: &mut impl Read) -> io::Result<Option<Packet>> {
 mod tests {
     use super::*;
     use crate::agent::protocol::{FromAgent, RunHeader, StepName, Task, TaskResult, ToAgent};
-    use crate::modules::{Blob, Diff, Failure, Grade, Outcome, Resource};
+    use crate::modules::{Blob, Diff, Failure, Grade, Outcome, Resource, UnitEffect};
     use crate::pki::SigningRequest;
     use crate::system::Mode;
     use crate::value::{Map, Value};
@@ -170,6 +170,7 @@ mod tests {
             result,
             diff,
             grade,
+            units: vec![UnitEffect { unit: "kubelet.service".into(), action: None, was_active: changed, host: None }],
         })
     }
 
@@ -199,6 +200,7 @@ mod tests {
                 notify,
                 handler,
                 carried: ignore_errors,
+                expect: ignore_errors.then(Vec::new),
                 resource,
             },
         )

@@ -6,7 +6,7 @@ use super::journal::Journal;
 use super::pending::Pending;
 use super::protocol::{FromAgent, Seq, StepName};
 use super::wire::Output;
-use crate::modules::{Blob, Failure, Needs};
+use crate::modules::{Blob, Diff, Failure, Needs, as_planned};
 use crate::pki::SigningRequest;
 use sha2::{Digest, Sha256};
 use std::io::Write;
@@ -55,6 +55,7 @@ pub(super) struct TaskNeeds<'a> {
     pub(super) seq: Seq,
     pub(super) name: &'a StepName,
     pub(super) journal: Option<&'a Arc<Mutex<Journal>>>,
+    pub(super) expect: Option<&'a [String]>,
     pub(super) notify: &'a [String],
     pub(super) pending: &'a mut Pending,
     /// The handlers that this task was the first to notify.
@@ -81,7 +82,8 @@ fn unexpected() -> Failure {
 }
 
 impl Needs for TaskNeeds<'_> {
-    fn changing(&mut self) -> Result<(), Failure> {
+    fn changing(&mut self, diff: &[Diff]) -> Result<(), Failure> {
+        as_planned(self.expect, diff)?;
         if let Some(journal) = self.journal {
             journal.lock().unwrap_or_else(PoisonError::into_inner).begin(self.name)?;
         }
@@ -163,6 +165,7 @@ mod tests {
             seq: 5,
             name: &StepName::default(),
             journal: None,
+            expect: None,
             notify: &[],
             pending: &mut Pending::new(directory, Mode::Apply),
             marked: Vec::new(),

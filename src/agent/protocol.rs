@@ -250,6 +250,9 @@ pub struct Task {
     /// Whether a handler that an earlier run left behind runs too: at the end of a play, when its tasks have done what that
     /// run did not get to.
     pub carried: bool,
+    /// Digests of the changes that it may make, where it has to keep to a plan; `None`: any. It may always find that
+    /// nothing is left to do.
+    pub expect: Option<Vec<String>>,
     pub resource: Resource,
 }
 

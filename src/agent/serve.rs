@@ -271,6 +271,9 @@ impl Worker {
         self.system = system;
         self.pending = Pending::new(&self.state, mode);
         self.failed.clear();
+        self.clock = 0;
+        self.notified.clear();
+        self.started.clear();
         Ok(())
     }
 
@@ -329,6 +332,7 @@ impl Worker {
             seq: task.seq,
             name: &task.name,
             journal: self.journal.as_ref(),
+            expect: task.expect.as_deref(),
             notify: &task.notify,
             pending,
             marked: Vec::new(),

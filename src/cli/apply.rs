@@ -1,8 +1,9 @@
 //! `kprov apply`: brings the hosts to what the inventory says. The recap comes last.
 
 use super::Exit;
-use super::run::{RunArgs, Verb, run as run_stages};
+use super::run::{LimitArgs, RunArgs, Verb, run as run_stages};
 use crate::system::Mode;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Bring the hosts to what the inventory says.
@@ -10,6 +11,15 @@ use std::time::Duration;
 pub struct ApplyArgs {
     #[command(flatten)]
     run: RunArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
+    /// Apply exactly what this file of `plan -o` shows
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["inventory", "limit", "tags", "skip_tags", "extra_vars", "playbook", "check"]
+    )]
+    plan: Option<PathBuf>,
     /// Change nothing; show what would change
     #[arg(short = 'C', long)]
     check: bool,
@@ -19,18 +29,25 @@ pub struct ApplyArgs {
     /// Wait this long for another run that has the cluster
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     lock_timeout: u64,
-    /// Go on with the last run of these hosts, if it failed or was interrupted
+    /// Go on with the last run of these hosts, or with --plan with a run of that plan, where it failed or was interrupted
     #[arg(long, conflicts_with_all = ["check", "limit", "tags", "skip_tags"])]
     resume: bool,
 }
 
 pub fn run(mut args: ApplyArgs) -> Exit {
     args.run.lock_timeout = Duration::from_secs(args.lock_timeout);
-    if args.resume {
+    if args.resume && args.plan.is_none() {
         return super::resume::run(&args.run, args.diff);
     }
     let mode = if args.check { Mode::Plan } else { Mode::Apply };
-    match run_stages(args.run, Verb { mode, diff: args.diff, only_preconditions: false }) {
+    let verb = Verb {
+        diff: args.diff,
+        limits: args.limits.into(),
+        plan: args.plan,
+        resume: args.resume,
+        ..Verb::new("apply", mode)
+    };
+    match run_stages(args.run, verb) {
         Ok(done) => done.exit,
         Err(exit) => exit,
     }

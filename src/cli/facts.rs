@@ -34,7 +34,7 @@ pub fn run(mut args: FactsArgs) -> Exit {
 }
 
 fn facts(args: &RunArgs) -> Result<Exit, Exit> {
-    let (run, mut events) = load(options(args, &Verb { mode: Mode::Plan, diff: false, only_preconditions: true })?)?;
+    let (run, mut events) = load(options(args, &Verb::new("facts", Mode::Plan))?)?;
     find_agent(&run)?;
     let runtime = runtime()?;
     runtime.block_on(connect::connect_all(&run));

@@ -13,8 +13,7 @@ pub struct GraphArgs {
 }
 
 pub fn run(args: GraphArgs) -> Exit {
-    let verb = Verb { mode: Mode::Plan, diff: false, only_preconditions: true };
-    match options(&args.run, &verb).and_then(load) {
+    match options(&args.run, &Verb::new("graph", Mode::Plan)).and_then(load) {
         Ok((run, _)) => {
             ui::out(&run.progress.graph().to_dot());
             Exit::Ok

@@ -13,11 +13,11 @@ use crate::ui;
 use std::time::Duration;
 
 pub fn run(args: &RunArgs, diff: bool) -> Exit {
-    resume(args, &Verb { mode: Mode::Apply, diff, only_preconditions: false }).unwrap_or_else(|exit| exit)
+    resume(args, Verb { diff, ..Verb::new("apply", Mode::Apply) }).unwrap_or_else(|exit| exit)
 }
 
-fn resume(args: &RunArgs, verb: &Verb) -> Result<Exit, Exit> {
-    let asked = options(args, verb)?;
+fn resume(args: &RunArgs, verb: Verb) -> Result<Exit, Exit> {
+    let asked = options(args, &verb)?;
     let (run, _) = load(Options { mode: Mode::Plan, ..asked.clone() })?;
     let runtime = runtime()?;
     let records = runtime.block_on(record::read(&run, &all_hosts(&run), None));
@@ -45,14 +45,14 @@ fn resume(args: &RunArgs, verb: &Verb) -> Result<Exit, Exit> {
         "continuing {what}, which {}: {done} steps finished, {cut} begun and not finished",
         if last.state() == State::Failed { "failed" } else { "was interrupted" }
     ));
-    follow(options, args.show(verb)).map(|done| done.exit)
+    follow(options, args.show(&verb), verb, None).map(|done| done.exit)
 }
 
 /// The options of the run that is gone on with, and the way to the hosts as it was asked for now.
 fn options_of(last: &Recorded, asked: Options) -> Result<Options, String> {
     let header = &last.header;
     if header.plan.is_some() {
-        return Err(format!("run {} applied a saved plan, which fits no longer; use `kprov apply`", header.id));
+        return Err(format!("run {} applied a saved plan; go on with `kprov apply --plan FILE --resume`", header.id));
     }
     if asked.playbook != "cluster" && record::playbook(&asked.playbook) != header.playbook {
         return Err(format!("run {} was of the playbook {}; leave out --playbook", header.id, header.playbook));

@@ -2,6 +2,7 @@
 
 use super::Exit;
 use crate::engine::event::{Event, Events};
+use crate::engine::plan::{self, Asked, Limit, Limits, Plan, SavedPlan, Summary};
 use crate::engine::recap::Recap;
 use crate::engine::{Options, Run, connect, lock, preconditions, record};
 use crate::source::InputErrors;
@@ -9,7 +10,7 @@ use crate::system::Mode;
 use crate::transport::ConnectionFlags;
 use crate::ui::{self, Format, Show};
 use crate::vars::Secret;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -18,7 +19,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 #[derive(clap::Args)]
 pub struct ConnectArgs {
     /// Inventory file or directory, or a list of hosts that ends in a comma; can be given more than once
-    #[arg(short, long, value_name = "INVENTORY", required = true)]
+    #[arg(short, long, value_name = "INVENTORY")]
     inventory: Vec<PathBuf>,
     /// Variables: key=value, @file or JSON; can be given more than once
     #[arg(short, long, value_name = "VARS")]
@@ -79,11 +80,39 @@ pub struct RunArgs {
     pub lock_timeout: Duration,
 }
 
+#[derive(clap::Args)]
+pub struct LimitArgs {
+    /// Refuse to take a unit down on more hosts at the same time: kubelet=10%,etcd=1
+    #[arg(long, value_delimiter = ',', value_name = "UNIT=HOSTS")]
+    max_disruption: Vec<Limit>,
+}
+
+impl From<LimitArgs> for Limits {
+    fn from(args: LimitArgs) -> Self {
+        Self(args.max_disruption)
+    }
+}
+
 /// What a verb makes of the shared flags.
 pub struct Verb {
+    pub name: &'static str,
     pub mode: Mode,
     pub diff: bool,
     pub only_preconditions: bool,
+    pub limits: Limits,
+    /// Where the plan is kept.
+    pub out: Option<PathBuf>,
+    /// The plan that is applied.
+    pub plan: Option<PathBuf>,
+    /// Of that plan, a part may be done already.
+    pub resume: bool,
+}
+
+impl Verb {
+    pub fn new(name: &'static str, mode: Mode) -> Self {
+        let limits = Limits::default();
+        Self { name, mode, diff: false, only_preconditions: false, limits, out: None, plan: None, resume: false }
+    }
 }
 
 /// A run that is over.
@@ -93,23 +122,35 @@ pub struct Done {
 }
 
 /// Runs to the end: load, connect and gather facts, check preconditions, play, recap.
-pub fn run(args: RunArgs, verb: Verb) -> Result<Done, Exit> {
-    follow(options(&args, &verb)?, args.show(&verb))
+pub fn run(mut args: RunArgs, verb: Verb) -> Result<Done, Exit> {
+    let saved = verb.plan.as_deref().map(SavedPlan::read).transpose().map_err(|error| usage(&error.to_string()))?;
+    if let Some(saved) = &saved {
+        args.ask(saved.asked.clone());
+    }
+    let options = Options { plan: saved.as_ref().map(|saved| saved.digest.clone()), ..options(&args, &verb)? };
+    follow(options, args.show(&verb), verb, saved)
 }
 
-/// Runs what the options say.
-pub fn follow(options: Options, show: Show) -> Result<Done, Exit> {
+/// Runs what the options say, as it was `saved` where it was.
+pub fn follow(options: Options, show: Show, verb: Verb, saved: Option<SavedPlan>) -> Result<Done, Exit> {
     let (run, receiver) = load(options)?;
+    verb.limits.check(&run.playbook).map_err(|message| usage(&message))?;
+    let changed = saved.as_ref().map(SavedPlan::changed_inputs).unwrap_or_default();
+    if !changed.is_empty() {
+        changed.iter().for_each(|what| ui::talk(&format!("error: not as planned: {what}")));
+        return Err(usage("the plan was made of other files; make a new plan"));
+    }
     find_agent(&run)?;
     let runtime = runtime()?;
     let (recap, exit) = runtime.block_on(async {
         let hosts = run.hosts.keys().cloned().collect();
         let reader = tokio::spawn(ui::follow(show, hosts, receiver));
-        let work = tokio::spawn(stages(run.clone()));
+        let work = tokio::spawn(stages(run.clone(), verb, saved));
         watch_interrupt(run.clone());
-        if let Err(error) = work.await {
+        let kept = work.await.unwrap_or_else(|error| {
             run.events.send(Event::Warning { text: format!("the run ended early: {error}") });
-        }
+            true
+        });
         run.events.close();
         let recap = reader.await.unwrap_or_default();
         let total = recap.total();
@@ -117,6 +158,7 @@ pub fn follow(options: Options, show: Show) -> Result<Done, Exit> {
             _ if run.cancelled() => Exit::Interrupted,
             total if total.unreachable > 0 => Exit::Unreachable,
             total if total.failed > 0 => Exit::Failed,
+            _ if !kept => Exit::Usage,
             _ => Exit::Ok,
         };
         let status = match exit {
@@ -160,15 +202,15 @@ pub fn usage(message: &str) -> Exit {
 }
 
 /// The stages in order. Nothing is changed on any host before the preconditions of all of them hold, and nobody else
-/// changes them from before facts are gathered until the end.
-async fn stages(run: Arc<Run>) {
+/// changes them from before facts are gathered until the end. False: the plan could not be kept in its file.
+async fn stages(run: Arc<Run>, verb: Verb, saved: Option<SavedPlan>) -> bool {
     stage(&run, "connect", connect::connect_all(&run)).await;
     if run.cancelled() {
-        return;
+        return true;
     }
     if !run.planning() {
         if !stage(&run, "lock", lock::take(&run)).await {
-            return;
+            return true;
         }
         stage(&run, "facts", connect::facts_all(&run)).await;
     }
@@ -177,12 +219,55 @@ async fn stages(run: Arc<Run>) {
         || run.options.only_preconditions
         || run.stopped()
     {
-        return;
+        return true;
     }
-    if !run.planning() {
-        stage(&run, "begin", run.begin()).await;
+    if run.planning() {
+        let plan = stage(&run, "plays", Plan::make(&run, true)).await;
+        run.events.send(Event::Summary(Box::new(Summary::new(&plan, &run))));
+        let accepted = plan::accept(&run, &verb.limits.exceeded(&plan, &run));
+        return !accepted || verb.out.is_none_or(|out| save(&run, &plan, &out));
     }
+    if (saved.is_some() || !verb.limits.is_empty())
+        && !stage(&run, "plan", keep_to_plan(&run, &verb, saved.as_ref())).await
+    {
+        return true;
+    }
+    stage(&run, "begin", run.begin()).await;
     stage(&run, "plays", run.play()).await;
+    true
+}
+
+/// Plans, and has the run keep to that, if it is as saved and not too much at once. False: the run stops here.
+async fn keep_to_plan(run: &Arc<Run>, verb: &Verb, saved: Option<&SavedPlan>) -> bool {
+    let plan = Plan::make(run, false).await;
+    if saved.is_some() && !plan.is_complete(run) {
+        let text = "cluster : plan : not every host could be planned again, so none was changed".to_owned();
+        run.events.send(Event::Finding { host: None, text, fatal: true });
+        return false;
+    }
+    let mut objections = saved.map(|saved| saved.differences(&plan, verb.resume)).unwrap_or_default();
+    objections.extend(verb.limits.exceeded(&plan, run));
+    run.keep_to(plan.expectations());
+    plan::accept(run, &objections) && !run.cancelled()
+}
+
+/// Keeps a plan in a file, if it is complete. False: that failed.
+fn save(run: &Run, plan: &Plan, out: &Path) -> bool {
+    let written = match plan.is_complete(run) {
+        true => SavedPlan::new(plan, &run.options).and_then(|saved| saved.write(out)),
+        false => {
+            let text = format!("{} is not written: the plan is not complete", out.display());
+            run.events.send(Event::Warning { text });
+            return false;
+        }
+    };
+    match written {
+        Ok(()) => true,
+        Err(error) => {
+            run.events.send(Event::Finding { host: None, text: format!("plan : {error}"), fatal: true });
+            false
+        }
+    }
 }
 
 async fn stage<T>(run: &Run, name: &'static str, work: impl Future<Output = T>) -> T {
@@ -231,13 +316,24 @@ pub fn options(args: &RunArgs, verb: &Verb) -> Result<Options, Exit> {
 
 impl RunArgs {
     pub fn show(&self, verb: &Verb) -> Show {
-        Show { format: self.format, verbose: self.verbose, diff: verb.diff, plan: verb.mode == Mode::Plan }
+        let plan = verb.mode == Mode::Plan;
+        Show { verb: verb.name, format: self.format, verbose: self.verbose, diff: verb.diff, plan }
+    }
+
+    /// Takes what was asked for a plan for what is asked now.
+    fn ask(&mut self, asked: Asked) {
+        let Asked { inventories, limit, tags, skip_tags, playbook, extra_vars } = asked;
+        (self.connect.inventory, self.connect.playbook, self.connect.extra_vars) = (inventories, playbook, extra_vars);
+        (self.limit, self.tags, self.skip_tags) = (limit, tags, skip_tags);
     }
 }
 
 impl ConnectArgs {
     /// A run that looks and changes nothing, of all hosts.
     pub fn options(&self, command: String) -> Result<Options, Exit> {
+        if self.inventory.is_empty() {
+            return Err(usage("there is no inventory: name one with -i"));
+        }
         let become_password = match (&self.become_password_file, self.ask_become_pass) {
             (Some(file), _) => {
                 let text = std::fs::read_to_string(file).map_err(|e| usage(&format!("{}: {e}", file.display())))?;
@@ -273,6 +369,7 @@ impl ConnectArgs {
             lock_timeout: Duration::ZERO,
             only_preconditions: false,
             command,
+            plan: None,
             resumes: None,
         })
     }
@@ -285,7 +382,8 @@ impl ConnectArgs {
 
 /// The verb and the flags that say what is done where. Values of variables stay out: they may be secret.
 fn command(args: &RunArgs, verb: &Verb) -> String {
-    let mut words = vec![if verb.mode == Mode::Plan { "plan" } else { "apply" }.to_owned()];
+    let mut words = vec![verb.name.to_owned()];
+    words.extend(verb.plan.iter().map(|plan| format!("--plan {}", plan.display())));
     words.extend(args.connect.inventories());
     let playbook = &args.connect.playbook;
     let flags = [("--playbook", (playbook != "cluster").then(|| playbook.clone())), ("-l", args.limit.clone())];

@@ -12,7 +12,7 @@ pub struct ValidateArgs {
 }
 
 pub fn run(args: ValidateArgs) -> Exit {
-    match run_stages(args.run, Verb { mode: Mode::Plan, diff: false, only_preconditions: true }) {
+    match run_stages(args.run, Verb { only_preconditions: true, ..Verb::new("validate", Mode::Plan) }) {
         Ok(done) => done.exit,
         Err(exit) => exit,
     }

@@ -2,18 +2,20 @@
 //!
 //! One collector runs beside each driver, so that results are seen and barriers open while the driver waits elsewhere.
 
-use super::event::{Event, Status, Subject};
+use super::event::{Event, May, Status, Step, Subject};
 use super::host::HostState;
 use super::link::Reply;
 use super::run::Run;
 use super::scope::result_value;
 use crate::agent::client::Lost;
 use crate::agent::protocol::TaskResult;
-use crate::modules::{Diff, Failure, Grade, Outcome};
+use crate::modules::{Diff, Failure, Grade, Outcome, UnitEffect, digest};
 use crate::playbook::Task;
 use crate::source::Spanned;
+use crate::system::{UnitAction, unit_name};
 use crate::value::{Map, Value};
 use petgraph::stable_graph::NodeIndex;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -23,8 +25,8 @@ use tokio::sync::{mpsc, oneshot};
 pub enum Verdict {
     /// Sent; the result will come.
     Waiting(oneshot::Receiver<Reply>),
-    /// Sent, and would run under a condition that is only known after apply.
-    Unsure(Box<Verdict>, Grade),
+    /// Sent, and would run under a condition that is only known after that task.
+    Unsure(Box<Verdict>, String),
     Ready(Result<Outcome, Failure>),
     /// The agent did nothing: an earlier task failed, or a handler was not notified.
     Nothing,
@@ -41,8 +43,19 @@ pub enum Finished {
 }
 
 impl Verdict {
-    pub fn graded(self, grade: Grade) -> Self {
-        if grade == Grade::Exact { self } else { Self::Unsure(Box::new(self), grade) }
+    pub fn unsure(self, after: Option<String>) -> Self {
+        match after {
+            None => self,
+            Some(after) => Self::Unsure(Box::new(self), after),
+        }
+    }
+
+    /// It happened on another host than the task's own.
+    pub fn at(mut self, host: &str) -> Self {
+        if let Self::Ready(Ok(outcome)) = &mut self {
+            outcome.units.iter_mut().for_each(|effect| effect.host = Some(host.to_owned()));
+        }
+        self
     }
 
     /// Waits for the agent, where it has to answer.
@@ -55,8 +68,10 @@ impl Verdict {
                 Ok(Reply::Lost(why)) => Self::Lost(why),
                 Err(_) => Self::Lost(Lost::Agent("the agent has ended".to_owned())),
             },
-            Self::Unsure(inner, grade) => match Box::pin(inner.settled()).await {
-                Self::Ready(Ok(outcome)) => Self::Ready(Ok(Outcome { grade: outcome.grade.max(grade), ..outcome })),
+            Self::Unsure(inner, _) => match Box::pin(inner.settled()).await {
+                Self::Ready(Ok(outcome)) => {
+                    Self::Ready(Ok(Outcome { grade: outcome.grade.max(Grade::KnownAfterApply), ..outcome }))
+                }
                 other => other,
             },
             other => other,
@@ -86,6 +101,12 @@ pub struct PendingTask {
     pub node: Option<NodeIndex>,
     /// Where the result is registered: the host, or all hosts of a `run_once`.
     pub hosts: Vec<Arc<HostState>>,
+    /// Nothing of what it did is shown: `no_log`, or it read a secret variable.
+    pub hidden: bool,
+    /// Which handler it is.
+    pub handler: Option<String>,
+    /// Handlers that it notifies when it changes something.
+    pub notifies: Vec<String>,
     pub rescuable: bool,
     pub ignore: bool,
     pub started: Instant,
@@ -110,11 +131,13 @@ impl Collector {
         let failed = Arc::new(AtomicBool::new(false));
         let flag = failed.clone();
         tokio::spawn(async move {
+            // Handlers that a task would notify of which only apply knows what it does, and that task.
+            let mut maybe = HashMap::new();
             while let Some(pending) = receiver.recv().await {
                 match pending {
                     Pending::Task(task) => {
                         let node = task.node;
-                        finish(&run, &host, *task, &flag).await;
+                        finish(&run, &host, *task, &flag, &mut maybe).await;
                         if let Some(node) = node {
                             run.progress.done(node);
                         }
@@ -165,17 +188,40 @@ struct Sum {
     silent: usize,
 }
 
-async fn finish(run: &Arc<Run>, host: &HostState, pending: PendingTask, failed: &AtomicBool) {
-    let PendingTask { task, title, items, looped, hosts, rescuable, ignore, started, .. } = pending;
+async fn finish(
+    run: &Arc<Run>,
+    host: &HostState,
+    pending: PendingTask,
+    failed: &AtomicBool,
+    maybe: &mut HashMap<String, String>,
+) {
+    let PendingTask {
+        task, title, items, looped, hosts, hidden, handler, notifies, rescuable, ignore, started, ..
+    } = pending;
+    // The handlers of a host come after all tasks that may notify them.
+    let due = handler.and_then(|handler| maybe.remove(&handler));
     let subject =
         Subject { host: host.name.clone(), task_id: task.id.clone(), role: task.role_name().to_owned(), task: title };
     let label = task.title();
     let count = items.len();
     let mut sum = Sum::default();
-    for item in items {
-        let mut map = match item.verdict.settled().await {
+    for (number, item) in items.into_iter().enumerate() {
+        let after = if let Verdict::Unsure(_, after) = &item.verdict { Some(after.clone()) } else { None };
+        let verdict = match (item.verdict.settled().await, &due) {
+            (Verdict::Nothing, Some(after)) => Verdict::Planned(after.clone()),
+            (verdict, _) => verdict,
+        };
+        let mut step = run.planning().then(|| step(&subject, looped.then_some(number), hidden, &verdict)).flatten();
+        if let (Some(step), Some(_)) = (&mut step, &due) {
+            step.units.extend(restarted(&task));
+        }
+        let mut map = match verdict {
             Verdict::Ready(result) => match overrule(&task, result) {
                 Ok(mut outcome) => {
+                    if let Some(step) = &mut step {
+                        step.changed = outcome.changed;
+                        step.after = after.filter(|_| outcome.changed);
+                    }
                     sum.changed |= outcome.changed;
                     if outcome.changed {
                         sum.grade = sum.grade.max(outcome.grade);
@@ -204,9 +250,10 @@ async fn finish(run: &Arc<Run>, host: &HostState, pending: PendingTask, failed: 
                 result_value(false, map)
             }
             Verdict::Planned(after) => {
+                maybe.extend(notifies.iter().map(|handler| (handler.clone(), label.clone())));
                 sum.changed = true;
                 sum.grade = sum.grade.max(Grade::KnownAfterApply);
-                sum.diff.push(Diff::Note(format!("known after {after}")));
+                sum.diff.push(known_after(&after));
                 [("changed".to_owned(), Value::Unknown(label.clone()))].into_iter().collect()
             }
             Verdict::Lost(why) => {
@@ -218,6 +265,9 @@ async fn finish(run: &Arc<Run>, host: &HostState, pending: PendingTask, failed: 
                 Map::new()
             }
         };
+        if let Some(step) = step {
+            run.events.send(Event::Step(Box::new(step)));
+        }
         if let (Some(value), true) = (item.value, looped) {
             map.insert("item".to_owned(), value);
         }
@@ -238,15 +288,18 @@ async fn finish(run: &Arc<Run>, host: &HostState, pending: PendingTask, failed: 
     if let Some(name) = &task.keywords.register {
         let value = registered(&mut sum, looped);
         for state in &hosts {
-            state.set_result(name, value.clone(), task.keywords.no_log);
+            state.set_result(name, value.clone(), hidden);
         }
     }
     let message = match status {
         Status::Skipped => sum.skip_reason,
         _ => sum.lost.map(|lost| lost.to_string()).or(sum.failed).or_else(|| said(&sum.results)),
     };
-    let hidden = task.keywords.no_log;
-    let shown = |text: String| if hidden { "(hidden: no_log)".to_owned() } else { text };
+    let shown = |text: String| match (hidden, task.keywords.no_log) {
+        (false, _) => text,
+        (true, true) => "(hidden: no_log)".to_owned(),
+        (true, false) => "(hidden: the task reads a secret variable)".to_owned(),
+    };
     run.events.send(Event::Task {
         subject,
         status,
@@ -261,6 +314,56 @@ async fn finish(run: &Arc<Run>, host: &HostState, pending: PendingTask, failed: 
     if matches!(status, Status::Failed | Status::Unreachable) {
         run.failed(&task, host, &hosts);
     }
+}
+
+/// What a plan keeps of a verdict.
+fn step(subject: &Subject, item: Option<usize>, hidden: bool, verdict: &Verdict) -> Option<Step> {
+    let step = Step {
+        subject: subject.clone(),
+        item: item.map(|item| u32::try_from(item).unwrap_or(u32::MAX)),
+        changed: true,
+        grade: Grade::KnownAfterApply,
+        after: None,
+        may: May::Anything,
+        hidden,
+        diff: Vec::new(),
+        units: Vec::new(),
+    };
+    match verdict {
+        Verdict::Ready(Ok(outcome)) => {
+            let may = match (outcome.diff.is_empty(), outcome.grade) {
+                (true, _) if !outcome.changed => May::Nothing,
+                (true, _) | (_, Grade::KnownAfterApply) => May::Anything,
+                (false, _) => May::Change(digest(&outcome.diff)),
+            };
+            (may != May::Nothing || !outcome.units.is_empty()).then(|| Step {
+                grade: outcome.grade,
+                may,
+                diff: if hidden { Vec::new() } else { outcome.diff.clone() },
+                units: outcome.units.clone(),
+                ..step
+            })
+        }
+        // Where the plan fails and the run goes on, nothing is known of what apply will do.
+        Verdict::Ready(Err(_)) => Some(Step { changed: false, grade: Grade::Opaque, ..step }),
+        Verdict::Planned(after) => {
+            let diff = if hidden { Vec::new() } else { vec![known_after(after)] };
+            Some(Step { after: Some(after.clone()), diff, ..step })
+        }
+        _ => None,
+    }
+}
+
+/// The unit that a handler restarts, where nobody has asked the agent: taken to run, unless another task knows better.
+fn restarted(handler: &Task) -> Option<UnitEffect> {
+    let restarts = matches!(handler.module.as_str(), "systemd" | "systemd_service" | "service")
+        && handler.args.get("state").and_then(Value::as_str) == Some("restarted");
+    let name = handler.args.get("name")?.as_str().filter(|name| restarts && !name.contains("{{"))?;
+    Some(UnitEffect { unit: unit_name(name), action: Some(UnitAction::Restart), was_active: true, host: None })
+}
+
+fn known_after(task: &str) -> Diff {
+    Diff::Note(format!("known after {task}"))
 }
 
 /// What `debug` says.
@@ -288,7 +391,7 @@ fn registered(sum: &mut Sum, looped: bool) -> Value {
 fn overrule(task: &Task, result: Result<Outcome, Failure>) -> Result<Outcome, Failure> {
     let result = match (literal(&task.keywords.failed_when), result) {
         (Some(false), Err(failure)) => {
-            Ok(Outcome { changed: true, result: failure.result, diff: Vec::new(), grade: Grade::Opaque })
+            Ok(Outcome { changed: true, grade: Grade::Opaque, ..Outcome::unchanged(failure.result) })
         }
         (Some(true), Ok(outcome)) => Err(Failure { message: "`failed_when` holds".to_owned(), result: outcome.result }),
         (_, result) => result,

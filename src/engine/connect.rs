@@ -81,7 +81,7 @@ pub async fn connect(run: &Arc<Run>, host: &str) -> Result<Arc<Link>, Lost> {
     let located = run.connector.binary.get_or_try_init(|| async { AgentBinary::locate().map(Arc::new) }).await;
     let binary = located.map_err(|error| Lost::Agent(error.to_string()))?.clone();
     let (target, transport) = (target(run, host).map_err(Lost::Agent)?, run.connector.transports.clone());
-    let launched = match run.mode {
+    let launched = match run.options.mode {
         Mode::Plan => {
             let session = transport.connect(&target).await.map_err(|error| Lost::Connection(error.to_string()))?;
             Agent::launch(session, target.escalation.as_ref(), &binary, run.artifacts.clone()).await
@@ -102,7 +102,7 @@ pub async fn connect(run: &Arc<Run>, host: &str) -> Result<Arc<Link>, Lost> {
 
 /// The connection variables of a host, rendered.
 fn target(run: &Arc<Run>, host: &str) -> Result<Target, String> {
-    let plays = run.playbook.plays.iter().zip(&run.shapes);
+    let plays = run.playbook.plays.iter().zip(&*run.shapes);
     let mut of_host =
         plays.filter(|(_, shape)| shape.batches.iter().flatten().any(|name| name == host)).map(|(play, _)| play);
     let escalate = run.options.connection.escalate || of_host.any(|play| play.escalate == Some(true));

@@ -35,7 +35,8 @@ enum Flow {
 /// What evaluation made of a task for one item.
 enum Evaluated {
     Skip(String),
-    Run(Prepared, Grade),
+    /// And the task after which it is known whether it runs at all.
+    Run(Prepared, Option<String>),
     /// Cannot be evaluated before an earlier task was applied.
     Unknown(String),
 }
@@ -259,6 +260,9 @@ impl Driver {
             items: pending_items,
             looped,
             node,
+            hidden: task.keywords.no_log || base.saw_secret(),
+            handler: handler.map(|handler| handler.title),
+            notifies: self.run.handlers_of(self.play, task),
             hosts: if task.keywords.run_once {
                 self.run.batch_hosts(self.play, self.batch)
             } else {
@@ -372,11 +376,12 @@ impl Driver {
                 Err(failure) => Verdict::Ready(Err(failure)),
                 Ok(Evaluated::Skip(why)) => return Verdict::Skipped(why),
                 Ok(Evaluated::Unknown(after)) => return Verdict::Planned(after),
-                Ok(Evaluated::Run(prepared, grade)) => {
+                Ok(Evaluated::Run(prepared, after)) => {
+                    let name = StepName { no_log: name.no_log || base.saw_secret(), ..name.clone() };
                     // A try that is not the last may fail without ending the epoch.
                     let lenient = ignore || tries > 0 || task.keywords.failed_when.is_some();
-                    match self.start(task, name.clone(), prepared, scope, group, lenient, handler).await {
-                        Ok(verdict) => verdict.graded(grade),
+                    match self.start(task, name, prepared, scope, group, lenient, handler).await {
+                        Ok(verdict) => verdict.unsure(after),
                         Err(failure) => Verdict::Ready(Err(failure)),
                     }
                 }
@@ -443,7 +448,7 @@ impl Driver {
                     (true, failed) => failed,
                     (false, Ok(outcome)) => Ok(outcome),
                     (false, Err(failure)) => {
-                        Ok(Outcome { changed: true, result: failure.result, diff: Vec::new(), grade: Grade::Opaque })
+                        Ok(Outcome { changed: true, grade: Grade::Opaque, ..Outcome::unchanged(failure.result) })
                     }
                 };
             }
@@ -492,16 +497,16 @@ impl Driver {
     }
 
     async fn evaluate(&self, task: &Arc<Task>, scope: &Arc<dyn Scope>) -> Result<Evaluated, Failure> {
-        let mut grade = Grade::Exact;
+        let mut unsure = None;
         for condition in &task.keywords.when {
             match self.condition(condition, scope)? {
                 Truth::True => {}
                 Truth::False => return Ok(Evaluated::Skip(format!("{} is false", condition.value))),
-                Truth::Unknown(_) => grade = Grade::KnownAfterApply,
+                Truth::Unknown(after) => unsure = Some(after),
             }
         }
         match actions::prepare(&self.run, task, scope).await {
-            Ok(prepared) => Ok(Evaluated::Run(prepared, grade)),
+            Ok(prepared) => Ok(Evaluated::Run(prepared, unsure)),
             Err(actions::Unprepared::Unknown(after)) => Ok(Evaluated::Unknown(after)),
             Err(actions::Unprepared::Failed(failure)) => Err(failure),
         }
@@ -542,6 +547,7 @@ impl Driver {
                     }
                     None => (&self.link, self.epoch),
                 };
+                let expect = self.run.expected(&self.host.name, &name.task_id);
                 let submission = Submission {
                     name,
                     epoch,
@@ -550,11 +556,12 @@ impl Driver {
                     notify: self.run.handlers_of(self.play, task),
                     handler: handler.map(|handler| handler.title.clone()),
                     carried: handler.is_some_and(|handler| handler.carried),
+                    expect,
                     resource,
                 };
                 let receiver = link.submit(submission).await;
-                if delegate.is_some() {
-                    return Ok(Verdict::Waiting(receiver).settled().await);
+                if let Some(link) = &delegate {
+                    return Ok(Verdict::Waiting(receiver).settled().await.at(&link.host));
                 }
                 Ok(Verdict::Waiting(receiver))
             }
@@ -567,7 +574,8 @@ impl Driver {
                 }
                 let link = delegate.unwrap_or_else(|| self.link.clone());
                 let (recorded, started) = (action.touches_world(), Instant::now());
-                let result = action.run(&self.run, &self.host, &link, scope).await;
+                let expect = self.run.expected(&self.host.name, &name.task_id);
+                let result = action.run(&self.run, &self.host, &link, name.no_log, expect.as_deref()).await;
                 if recorded {
                     super::record::did(&self.run, &link, name, started.elapsed(), &result).await;
                 }

@@ -1,7 +1,8 @@
 //! What happens in a run, as one ordered stream. Recap, live display, JSON lines and the record read it.
 
+use super::plan::Summary;
 use crate::agent::client::Lost;
-use crate::modules::{Diff, Grade};
+use crate::modules::{Diff, Grade, UnitEffect};
 use crate::playbook::TaskId;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -44,13 +45,42 @@ impl Status {
 }
 
 /// A task on a host, as events name it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
     pub host: String,
     pub task_id: TaskId,
     /// "" outside of roles.
     pub role: String,
     pub task: String,
+}
+
+/// What an item of a task may do when it keeps to the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum May {
+    Nothing,
+    /// The change of this digest: [`crate::modules::digest`].
+    Change(String),
+    /// The plan does not know what it will do.
+    Anything,
+}
+
+/// What a plan knows of one item of a task on a host, where that is more than that all is as it should be.
+#[derive(Clone, Debug)]
+pub struct Step {
+    pub subject: Subject,
+    /// Which item of the task's loop, counted from 0.
+    pub item: Option<u32>,
+    /// Whether it counts as a change; `changed_when` may say that it does not.
+    pub changed: bool,
+    pub grade: Grade,
+    /// The task after which it will be known.
+    pub after: Option<String>,
+    pub may: May,
+    /// Whether nothing of it may be shown.
+    pub hidden: bool,
+    /// Empty where it is hidden.
+    pub diff: Vec<Diff>,
+    pub units: Vec<UnitEffect>,
 }
 
 /// Something that happened.
@@ -78,6 +108,10 @@ pub enum Event {
         grade: Grade,
         took: Duration,
     },
+    /// Plan: what is known of one item of a task. Comes before the task.
+    Step(Box<Step>),
+    /// Plan: what it all comes to.
+    Summary(Box<Summary>),
     /// A precondition that does not hold, as text that begins with the host. Fatal ones stop the run.
     Finding {
         host: Option<String>,

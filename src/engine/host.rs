@@ -19,6 +19,13 @@ impl HostState {
         Self { name: name.to_owned(), ..Self::default() }
     }
 
+    /// The same host with its facts, and no results.
+    pub fn fresh(&self) -> Self {
+        let fresh = Self { dead: AtomicBool::new(self.is_dead()), ..Self::new(&self.name) };
+        *fresh.facts.write().unwrap_or_else(PoisonError::into_inner) = self.facts();
+        fresh
+    }
+
     /// Whether it has failed or is unreachable, and takes no further part.
     pub fn is_dead(&self) -> bool {
         self.dead.load(Ordering::SeqCst)

@@ -39,6 +39,7 @@ pub struct Submission {
     pub notify: Vec<String>,
     pub handler: Option<String>,
     pub carried: bool,
+    pub expect: Option<Vec<String>>,
     pub resource: Box<Resource>,
 }
 
@@ -240,8 +241,9 @@ impl Link {
                 waiting.certificates.insert(seq, certificate.clone());
             }
         }
-        let Submission { name, epoch, group, ignore_errors, notify, handler, carried, resource } = submission;
-        let task = Task { seq, name, epoch, group, ignore_errors, notify, handler, carried, resource: *resource };
+        let Submission { name, epoch, group, ignore_errors, notify, handler, carried, expect, resource } = submission;
+        let task =
+            Task { seq, name, epoch, group, ignore_errors, notify, handler, carried, expect, resource: *resource };
         // When the agent is gone, the reader of its answers tells all that wait.
         let _ = self.agent.send(ToAgent::from(task)).await;
         receiver

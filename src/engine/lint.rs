@@ -3,7 +3,8 @@
 //! [`Run::load`](super::Run::load) refuses the same mistakes; here every stage is gone through even if one before it found
 //! something, and the inventory is optional.
 
-use super::run::{absolute, check_variables, is_file, playbook_path, template_of};
+use super::run::{absolute, check_variables, is_file, playbook_path};
+use super::shapes::template_of;
 use crate::inventory::Inventory;
 use crate::playbook::{self, Playbook, Task, Tree, tasks_of};
 use crate::source::{InputError, InputErrors, Span};

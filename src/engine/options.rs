@@ -30,6 +30,8 @@ pub struct Options {
     pub only_preconditions: bool,
     /// The verb and its flags as typed, for the record of the run; without values of variables.
     pub command: String,
+    /// SHA-256 of the saved plan that is applied.
+    pub plan: Option<String>,
     /// The id of the run that this one goes on with.
     pub resumes: Option<String>,
 }
@@ -76,6 +78,7 @@ mod tests {
             lock_timeout: Duration::ZERO,
             only_preconditions: false,
             command: String::new(),
+            plan: None,
             resumes: None,
         };
         options.selects(&own(task))

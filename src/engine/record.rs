@@ -32,11 +32,9 @@ const END: Duration = Duration::from_secs(10);
 /// Names a new run.
 pub fn header(options: &Options, hosts: &[String]) -> RunHeader {
     let now = jiff::Timestamp::now();
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     let id = format!("{}-{:06x}", now.strftime("%Y%m%dT%H%M%SZ"), now.subsec_nanosecond() >> 6 & 0xff_ffff);
     RunHeader {
-        operator: format!("{}@{host}", user.unwrap_or_else(|| "unknown".to_owned())),
+        operator: operator(),
         started: now.as_second(),
         command: options.command.clone(),
         hosts: hosts.to_vec(),
@@ -45,10 +43,18 @@ pub fn header(options: &Options, hosts: &[String]) -> RunHeader {
         tags: options.tags.clone(),
         skip_tags: options.skip_tags.clone(),
         extra_vars: options.extra_vars.iter().map(|argument| given(&id, argument)).collect(),
+        plan: options.plan.clone(),
         resumes: options.resumes.clone(),
         id,
         ..RunHeader::default()
     }
+}
+
+/// `USER@HOST` of whoever runs this.
+pub fn operator() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    format!("{}@{host}", user.unwrap_or_else(|| "unknown".to_owned()))
 }
 
 /// The playbook as it is found from any directory.

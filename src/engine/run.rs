@@ -8,14 +8,16 @@ use super::event::{Event, Events, Status, Subject};
 use super::host::HostState;
 use super::link::Link;
 use super::options::Options;
-use crate::agent::client::Lost;
+use super::plan::Expectations;
 use super::record;
+use super::shapes::{shapes, template_of};
+use crate::agent::client::Lost;
 use crate::agent::protocol::RunHeader;
-use crate::graph::{PlayShape, Progress, StepKind, StepShape, compile};
+use crate::graph::{PlayShape, Progress, compile};
 use crate::inventory::Inventory;
 use crate::modules::Failure;
-use crate::playbook::{self, BatchSize, Playbook, Step, Task, Tree};
-use crate::source::{InputError, InputErrors, Source, Span};
+use crate::playbook::{self, Playbook, Task, Tree};
+use crate::source::{InputError, InputErrors, Span};
 use crate::system::Mode;
 use crate::template::{Scope, Templar};
 use crate::value::Value;
@@ -24,7 +26,7 @@ use indexmap::IndexMap;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::task::JoinSet;
 
 /// A loaded run.
@@ -33,29 +35,31 @@ pub struct Run {
     /// How nodes record the run; only of one that changes them.
     pub header: Option<RunHeader>,
     pub options: Options,
-    pub inventory: Inventory,
+    pub inventory: Arc<Inventory>,
     pub inventory_dir: PathBuf,
-    pub variables: Variables,
+    pub variables: Arc<Variables>,
     /// What the roles declare; of the user's own playbook, those that it names.
-    pub specs: ArgumentSpecs,
+    pub specs: Arc<ArgumentSpecs>,
     /// kprov's own `group_vars/all`, below everything else.
     pub defaults: Layer,
     pub tree: Arc<Tree>,
-    pub playbook: Playbook,
-    pub shapes: Vec<PlayShape>,
+    pub playbook: Arc<Playbook>,
+    pub shapes: Arc<Vec<PlayShape>>,
     pub progress: Progress,
-    pub templar: Templar,
+    pub templar: Arc<Templar>,
     pub hosts: IndexMap<String, Arc<HostState>>,
     pub events: Events,
     pub artifacts: Arc<super::blobs::Artifacts>,
     pub kube: super::actions::KubeClients,
-    pub connector: super::connect::Connector,
+    pub connector: Arc<super::connect::Connector>,
     pub lock: super::lock::RunLock,
-    links: Mutex<HashMap<String, Arc<Link>>>,
+    links: Arc<Mutex<HashMap<String, Arc<Link>>>>,
     /// Whether the run has begun: hosts that are connected to from now on begin it at once.
     begun: AtomicBool,
+    /// What it may change, where it has to keep to a plan.
+    expectations: OnceLock<Expectations>,
     abort: AtomicBool,
-    cancelled: AtomicBool,
+    cancelled: Arc<AtomicBool>,
 }
 
 impl Run {
@@ -100,26 +104,68 @@ impl Run {
             header: (options.mode == Mode::Apply).then(|| record::header(&options, &names)),
             artifacts: Arc::default(),
             kube: super::actions::KubeClients::default(),
-            connector: super::connect::Connector::default(),
+            connector: Arc::default(),
             lock: super::lock::RunLock::default(),
             options,
             inventory_dir,
-            inventory,
-            variables,
-            specs,
+            inventory: Arc::new(inventory),
+            variables: Arc::new(variables),
+            specs: Arc::new(specs),
             defaults,
             tree,
-            playbook,
-            shapes,
+            playbook: Arc::new(playbook),
+            shapes: Arc::new(shapes),
             progress,
-            templar,
+            templar: Arc::new(templar),
             hosts: names.into_iter().map(|name| (name.clone(), Arc::new(HostState::new(&name)))).collect(),
             events,
-            links: Mutex::default(),
+            links: Arc::default(),
             begun: AtomicBool::new(false),
+            expectations: OnceLock::new(),
             abort: AtomicBool::new(false),
-            cancelled: AtomicBool::new(false),
+            cancelled: Arc::default(),
         }))
+    }
+
+    /// The same run once more, only planned: on the same connections and facts, and with nothing done in it yet.
+    pub fn rehearsal(&self, events: Events) -> Arc<Self> {
+        Arc::new(Self {
+            mode: Mode::Plan,
+            header: None,
+            artifacts: self.artifacts.clone(),
+            kube: super::actions::KubeClients::default(),
+            connector: self.connector.clone(),
+            lock: super::lock::RunLock::default(),
+            options: self.options.clone(),
+            inventory_dir: self.inventory_dir.clone(),
+            inventory: self.inventory.clone(),
+            variables: self.variables.clone(),
+            specs: self.specs.clone(),
+            defaults: self.defaults.clone(),
+            tree: self.tree.clone(),
+            playbook: self.playbook.clone(),
+            shapes: self.shapes.clone(),
+            progress: Progress::new(compile(&self.shapes)),
+            templar: self.templar.clone(),
+            hosts: self.hosts.iter().map(|(name, host)| (name.clone(), Arc::new(host.fresh()))).collect(),
+            events,
+            links: self.links.clone(),
+            begun: AtomicBool::new(false),
+            expectations: OnceLock::new(),
+            abort: AtomicBool::new(false),
+            cancelled: self.cancelled.clone(),
+        })
+    }
+
+    /// From here on the run changes nothing but this.
+    pub fn keep_to(&self, expectations: Expectations) {
+        // A run is planned once.
+        let _ = self.expectations.set(expectations);
+    }
+
+    /// Digests of what a task may change on a host; `None`: anything.
+    pub fn expected(&self, host: &str, task_id: &str) -> Option<Vec<String>> {
+        self.expectations.get()?.of(host, task_id)
     }
 
     pub fn planning(&self) -> bool {
@@ -395,135 +441,4 @@ pub(super) fn is_file(playbook: &str) -> bool {
 
 pub(super) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
-}
-
-/// Reduces the plays to what the graph needs: hosts in batches, selected steps, what waits for what.
-fn shapes(
-    playbook: &Playbook,
-    inventory: &Inventory,
-    limit: Option<&[String]>,
-    options: &Options,
-    templar: &Templar,
-) -> Result<Vec<PlayShape>, InputErrors> {
-    let mut shapes = Vec::new();
-    let mut errors = Vec::new();
-    for (number, play) in playbook.plays.iter().enumerate() {
-        let mut hosts = match inventory.select(&play.hosts.value) {
-            Ok(hosts) => hosts,
-            Err(error) => {
-                errors.push(InputError { span: Some(play.hosts.span.clone()), ..error });
-                continue;
-            }
-        };
-        if let Some(limit) = limit {
-            hosts.retain(|host| limit.contains(host));
-        }
-        let mut steps = Vec::new();
-        collect_steps(&play.steps, options, templar, &mut steps);
-        let needs = match &play.needs {
-            None if number == 0 => Vec::new(),
-            None => vec![number - 1],
-            Some(names) => names
-                .iter()
-                .filter_map(|need| playbook.plays[..number].iter().position(|p| p.name == need.value))
-                .collect(),
-        };
-        shapes.push(PlayShape { name: play.name.clone(), batches: batches(hosts, &play.serial), steps, needs });
-    }
-    if errors.is_empty() { Ok(shapes) } else { Err(InputErrors(errors)) }
-}
-
-fn batches(hosts: Vec<String>, sizes: &[BatchSize]) -> Vec<Vec<String>> {
-    if hosts.is_empty() {
-        return Vec::new();
-    }
-    if sizes.is_empty() {
-        return vec![hosts];
-    }
-    let total = hosts.len();
-    let mut rest = hosts.as_slice();
-    let mut batches = Vec::new();
-    let mut i = 0;
-    while !rest.is_empty() {
-        let size = match sizes[i.min(sizes.len() - 1)] {
-            BatchSize::Hosts(n) => n,
-            BatchSize::Percent(percent) => ((total as f64 * percent / 100.0) as usize).max(1),
-        };
-        let (batch, more) = rest.split_at(size.min(rest.len()));
-        batches.push(batch.to_vec());
-        rest = more;
-        i += 1;
-    }
-    batches
-}
-
-fn collect_steps(steps: &[Step], options: &Options, templar: &Templar, shapes: &mut Vec<StepShape>) {
-    for step in steps {
-        match step {
-            Step::Task(task) if options.selects(&task.keywords.tags) => {
-                let Some(index) = task.index else { continue };
-                let kind = match task {
-                    task if task.keywords.run_once => StepKind::Once,
-                    task if reads_other_hosts(task, templar) => StepKind::Gather,
-                    _ => StepKind::PerHost,
-                };
-                shapes.push(StepShape { index, kind, title: task.title() });
-            }
-            Step::Task(_) => {}
-            Step::Block(block) => {
-                for part in [&block.body, &block.rescue, &block.always] {
-                    collect_steps(part, options, templar, shapes);
-                }
-            }
-            Step::FlushHandlers { index, .. } => {
-                shapes.push(StepShape { index: *index, kind: StepKind::PerHost, title: "handlers".to_owned() })
-            }
-            Step::Barrier { index } => {
-                shapes.push(StepShape { index: *index, kind: StepKind::Barrier, title: "barrier".to_owned() })
-            }
-        }
-    }
-}
-
-/// Whether the task itself names `hostvars`. Variables that read facts of other hosts need no barrier: facts are there
-/// before the first task.
-fn reads_other_hosts(task: &Task, templar: &Templar) -> bool {
-    let mut texts = vec![task.args.clone()];
-    texts.extend(task.free_form.clone().map(Value::String));
-    texts.extend(task.keywords.when.iter().map(|c| Value::String(format!("{{{{ {} }}}}", c.value))));
-    texts.extend(task.keywords.loop_.iter().map(|l| l.items.value.clone()));
-    texts.extend(task.keywords.vars.iter().flat_map(|layer| layer.values().map(|var| (*var.value).clone())));
-    texts.extend(template_of(task).map(|source| Value::String(source.text.clone())));
-    texts.iter().any(|value| reads_hostvars(value, templar))
-}
-
-/// The template that a task renders, where its name is no template itself.
-pub(super) fn template_of(task: &Task) -> Option<Arc<Source>> {
-    let name = matches!(task.module.as_str(), "template" | "k8s")
-        .then(|| task.args.get("src").or(task.args.get("template")))??;
-    task.files.template(name.as_str()?).ok()
-}
-
-fn reads_hostvars(value: &Value, templar: &Templar) -> bool {
-    match value {
-        Value::String(text) => templar.reads(text).contains("hostvars"),
-        Value::List(items) => items.iter().any(|item| reads_hostvars(item, templar)),
-        Value::Map(map) => map.values().any(|item| reads_hostvars(item, templar)),
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_batch_size_repeats() {
-        let hosts: Vec<String> = (1..=7).map(|n| format!("n{n}")).collect();
-        let sizes: Vec<usize> =
-            batches(hosts.clone(), &[BatchSize::Hosts(1), BatchSize::Hosts(3)]).iter().map(Vec::len).collect();
-        assert_eq!(sizes, [1, 3, 3]);
-        let sizes: Vec<usize> = batches(hosts, &[BatchSize::Percent(30.0)]).iter().map(Vec::len).collect();
-        assert_eq!(sizes, [2, 2, 2, 1]);
-    }
 }

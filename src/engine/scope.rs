@@ -8,6 +8,7 @@ use crate::value::{Map, Value};
 use crate::vars::{Layer, Level, Stack, Var, VarMap};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The variables of one task on one host; without a task, what `hostvars` shows of a host. Facts and results are those
 /// of the moment in which it was made.
@@ -19,6 +20,8 @@ pub struct TaskScope {
     /// Which play and batch, for `ansible_play_hosts`.
     play: Option<(usize, usize)>,
     files: Option<crate::playbook::Files>,
+    /// Whether a secret variable was looked up.
+    secret: Arc<AtomicBool>,
 }
 
 impl TaskScope {
@@ -31,7 +34,7 @@ impl TaskScope {
             stack.push(Level::Facts, state.facts());
             stack.push(Level::SetFact, state.results());
         }
-        Self { run: run.clone(), host: host.to_owned(), stack, play: None, files: None }
+        Self { run: run.clone(), host: host.to_owned(), stack, play: None, files: None, secret: Arc::default() }
     }
 
     /// What a task of `play` in its `batch` sees.
@@ -62,6 +65,12 @@ impl TaskScope {
         let mut this = self.clone();
         this.stack.push(Level::Magic, Arc::new(local));
         Arc::new(this)
+    }
+
+    /// Whether what was made of this scope so far may hold a secret: a value of a vault, or what a task that hides its
+    /// result has registered.
+    pub fn saw_secret(&self) -> bool {
+        self.secret.load(Ordering::Relaxed)
     }
 
     /// Variables that depend on how the run stands.
@@ -95,7 +104,11 @@ impl TaskScope {
 
 impl Scope for TaskScope {
     fn lookup(&self, name: &str) -> Option<Var> {
-        self.current(name).map(Var::from).or_else(|| self.stack.lookup(name).cloned())
+        let var = self.current(name).map(Var::from).or_else(|| self.stack.lookup(name).cloned())?;
+        if var.secret {
+            self.secret.store(true, Ordering::Relaxed);
+        }
+        Some(var)
     }
 
     fn names(&self) -> Vec<String> {
@@ -107,7 +120,11 @@ impl Scope for TaskScope {
     }
 
     fn host(&self, name: &str) -> Option<Arc<dyn Scope>> {
-        self.run.inventory.hosts.contains_key(name).then(|| Arc::new(Self::of_host(&self.run, name)) as Arc<dyn Scope>)
+        self.run
+            .inventory
+            .hosts
+            .contains_key(name)
+            .then(|| Arc::new(Self { secret: self.secret.clone(), ..Self::of_host(&self.run, name) }) as Arc<dyn Scope>)
     }
 
     fn file(&self, kind: &str, name: &str) -> Option<Arc<Source>> {

@@ -35,7 +35,7 @@ pub fn check(run: &Arc<Run>) -> Vec<(InputError, IndexSet<String>)> {
             check_one(run, spec, &scope, &made).unwrap_or_else(|error| take(host, error));
         }
     }
-    for (number, (play, shape)) in run.playbook.plays.iter().zip(&run.shapes).enumerate() {
+    for (number, (play, shape)) in run.playbook.plays.iter().zip(&*run.shapes).enumerate() {
         let mut roles: IndexMap<String, Vec<Arc<Task>>> = IndexMap::new();
         for task in tasks_of(&play.steps) {
             if task.role.is_some() && run.selects(&task) {

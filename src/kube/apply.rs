@@ -256,7 +256,7 @@ fn outcome(steps: Vec<Step>) -> Outcome {
         Ok([one]) => one,
         Err(many) => [("results", Value::List(many))].into_iter().collect(),
     };
-    Outcome { changed, result: Map::from_iter([("result".to_owned(), result)]), diff, grade }
+    Outcome { changed, result: Map::from_iter([("result".to_owned(), result)]), diff, grade, units: Vec::new() }
 }
 
 fn no_kind(object: &Object) -> Failure {

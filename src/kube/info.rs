@@ -3,7 +3,7 @@
 use super::apply::{json, presentable};
 use super::client::{Client, Pace, is_code};
 use super::object::{ObjectKey, group};
-use crate::modules::{Failure, Grade, Outcome};
+use crate::modules::{Failure, Outcome};
 use crate::system::Mode;
 use crate::value::{Map, Value};
 use ::kube::api::{Api, DynamicObject, ListParams};
@@ -117,12 +117,7 @@ impl Client {
 }
 
 fn found(resources: Value) -> Outcome {
-    Outcome {
-        changed: false,
-        result: Map::from_iter([("resources".to_owned(), resources)]),
-        diff: Vec::new(),
-        grade: Grade::Exact,
-    }
+    Outcome::unchanged(Map::from_iter([("resources".to_owned(), resources)]))
 }
 
 fn resources(objects: &[Json]) -> Value {

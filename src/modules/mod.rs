@@ -5,7 +5,8 @@
 //! [`converge`] is the only caller of all three, for `plan` and `apply` alike. One file per module; each file also holds
 //! what its arguments are (`args`, controller side: names, types, defaults as in Ansible's documentation of the module).
 
-use crate::system::{System, SystemError, View, Writer};
+use crate::source::digest_of;
+use crate::system::{System, SystemError, UnitAction, View, Writer};
 use crate::value::Map;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,11 @@ pub trait Module {
 
     /// What `register` sees beside `changed` and `diff` when nothing had to be done.
     fn result(&self, state: &Self::State) -> Map;
+
+    /// The units that it looks after, and what becomes of them.
+    fn units(&self, _: &Self::State, _: Option<&Self::Change>) -> Vec<UnitEffect> {
+        Vec::new()
+    }
 }
 
 /// What `apply` tells about the change that it made.
@@ -60,6 +66,17 @@ pub enum Grade {
     Opaque,
 }
 
+impl Grade {
+    /// As JSON lines and plan files spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::KnownAfterApply => "known_after_apply",
+            Self::Opaque => "opaque",
+        }
+    }
+}
+
 /// One thing that a change replaces, as shown by `plan` and `--diff`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Diff {
@@ -69,6 +86,56 @@ pub enum Diff {
     Fields { subject: String, fields: Vec<(String, Option<String>, Option<String>)> },
     /// Whatever has no fields: "run `systemctl restart kubelet`".
     Note(String),
+}
+
+/// Names a change: the same in plan and apply where the same is done to the same. Digest of what is shown of it, in hex:
+/// texts before and after, what fields become (a unit that has failed by itself since it was planned is started all the
+/// same), notes. Of a `no_log` task it must not leave the process: what it hides may be guessable.
+pub fn digest(diffs: &[Diff]) -> String {
+    let mut parts = Vec::new();
+    let mut part = |text: Option<&str>| {
+        // Lengths keep parts apart; an absent one is no empty one.
+        parts.extend(text.map_or(u64::MAX, |text| text.len() as u64).to_be_bytes());
+        parts.extend(text.unwrap_or_default().as_bytes());
+    };
+    for diff in diffs {
+        match diff {
+            Diff::Text { path, before, after } => {
+                [Some("text"), Some(path), before.as_deref(), after.as_deref()].into_iter().for_each(&mut part);
+            }
+            Diff::Fields { subject, fields } => {
+                [Some("fields"), Some(subject)].into_iter().for_each(&mut part);
+                fields.iter().flat_map(|(name, _, after)| [Some(name.as_str()), after.as_deref()]).for_each(&mut part);
+            }
+            Diff::Note(note) => [Some("note"), Some(note)].into_iter().for_each(&mut part),
+        }
+    }
+    digest_of(&parts)
+}
+
+/// Holds a change against those that were planned for its task; `None` is any. What shows nothing changes nothing.
+pub fn as_planned(expected: Option<&[String]>, diffs: &[Diff]) -> Result<(), Failure> {
+    match expected {
+        Some(expected) if !diffs.is_empty() && !expected.contains(&digest(diffs)) => {
+            let what =
+                if expected.is_empty() { "nothing was to change here" } else { "another change was planned here" };
+            Err(Failure::new(format!("not as planned: {what}, so nothing was done; make a new plan")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A unit that a task looks after.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitEffect {
+    /// `kubelet.service`
+    pub unit: String,
+    /// What is done to it, if anything is.
+    pub action: Option<UnitAction>,
+    /// Whether it ran before.
+    pub was_active: bool,
+    /// Where, if not on the host that the task is for. Only the controller knows.
+    pub host: Option<String>,
 }
 
 /// Why a task failed. One line, without secrets, saying what to do where that is known.
@@ -94,8 +161,8 @@ impl From<SystemError> for Failure {
 
 /// What a running task can ask the controller for. Only `apply` on a real system asks.
 pub trait Needs {
-    /// Is told that the task is about to change something, before it does.
-    fn changing(&mut self) -> Result<(), Failure> {
+    /// Is told that the task is about to change something, before it does; may refuse.
+    fn changing(&mut self, _: &[Diff]) -> Result<(), Failure> {
         Ok(())
     }
 
@@ -126,18 +193,27 @@ pub struct Outcome {
     pub result: Map,
     pub diff: Vec<Diff>,
     pub grade: Grade,
+    pub units: Vec<UnitEffect>,
+}
+
+impl Outcome {
+    /// Nothing had to be done.
+    pub fn unchanged(result: Map) -> Self {
+        Self { changed: false, result, diff: Vec::new(), grade: Grade::Exact, units: Vec::new() }
+    }
 }
 
 /// Brings the node to the desired state, or on a planning system finds out what that would take.
 pub fn converge<M: Module>(module: &M, system: &mut System, needs: &mut dyn Needs) -> Result<Outcome, Failure> {
     let state = module.query(system.view())?;
     let Some(change) = module.diff(&state) else {
-        return Ok(Outcome { changed: false, result: module.result(&state), diff: Vec::new(), grade: Grade::Exact });
+        return Ok(Outcome { units: module.units(&state, None), ..Outcome::unchanged(module.result(&state)) });
     };
     let diff = module.describe(&state, &change);
-    needs.changing()?;
+    let units = module.units(&state, Some(&change));
+    needs.changing(&diff)?;
     let applied = module.apply(state, change, &mut system.writer(), needs)?;
-    Ok(Outcome { changed: applied.changed.unwrap_or(true), result: applied.result, diff, grade: applied.grade })
+    Ok(Outcome { changed: applied.changed.unwrap_or(true), result: applied.result, diff, grade: applied.grade, units })
 }
 
 /// Declares the modules: the wire enum, its dispatch on the node and the look-up by name on the controller.

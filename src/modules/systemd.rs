@@ -5,7 +5,7 @@
 //! not `started`; a unit that fails as soon as it was started fails the task, with the end of its journal; units without
 //! an `[Install]` section are neither enabled nor disabled, and stay as they are.
 
-use super::{Applied, Diff, Failure, Grade, Module, Needs};
+use super::{Applied, Diff, Failure, Grade, Module, Needs, UnitEffect};
 use crate::system::{Unit, UnitAction, View, Writer};
 use crate::value::{Map, Value};
 use serde::{Deserialize, Serialize};
@@ -230,6 +230,19 @@ impl Module for Systemd {
     fn result(&self, found: &Found) -> Map {
         self.result_of(found.unit.as_ref())
     }
+
+    fn units(&self, found: &Found, change: Option<&Change>) -> Vec<UnitEffect> {
+        let Some(unit) = &found.unit else { return Vec::new() };
+        let effect = |action| UnitEffect { unit: unit.name.clone(), action, was_active: unit.is_active(), host: None };
+        let actions = change.iter().flat_map(|change| &change.actions);
+        // What concerns only how it is started is none of its running.
+        let runs = |action: &&UnitAction| !action.reloads_files();
+        let mut effects: Vec<_> = actions.filter(runs).map(|action| effect(Some(*action))).collect();
+        if effects.is_empty() {
+            effects.push(effect(None));
+        }
+        effects
+    }
 }
 
 #[cfg(test)]
@@ -276,6 +289,21 @@ mod tests {
         assert_eq!(actions(&reloaded, &unit("inactive", "enabled")), [Start]);
         let masked = Systemd { masked: Some(true), ..task(Some(State::Stopped), None) };
         assert_eq!(actions(&masked, &unit("active", "enabled")), [Mask, Stop]);
+    }
+
+    #[test]
+    fn says_what_becomes_of_its_unit() {
+        let effects = |task: &Systemd, state| {
+            let found = Found { unit: Some(unit(state, "disabled")), stale: false, expected: false };
+            let effects = task.units(&found, task.diff(&found).as_ref());
+            effects.into_iter().map(|effect| (effect.action, effect.was_active)).collect::<Vec<_>>()
+        };
+        let restarted = task(Some(State::Restarted), Some(true));
+        assert_eq!(effects(&restarted, "active"), [(Some(UnitAction::Restart), true)]);
+        assert_eq!(effects(&restarted, "failed"), [(Some(UnitAction::Restart), false)]);
+        let started = task(Some(State::Started), Some(true));
+        assert_eq!(effects(&started, "inactive"), [(Some(UnitAction::Start), false)]);
+        assert_eq!(effects(&started, "active"), [(None, true)], "enabling leaves it running");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Where roles, playbooks and default variables are found: directories of the user first, then those built into kprov.
 
-use crate::source::{InputError, Source};
+use crate::source::{self, InputError, Source};
 use rust_embed::RustEmbed;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -127,7 +127,7 @@ fn name(path: &Path) -> String {
 }
 
 fn read(path: &Path) -> Result<Option<(PathBuf, Vec<u8>)>, InputError> {
-    match std::fs::read(path) {
+    match source::read(path) {
         Ok(bytes) => Ok(Some((path.to_owned(), bytes))),
         Err(e)
             if matches!(

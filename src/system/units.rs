@@ -112,7 +112,7 @@ impl Unit {
 }
 
 /// What can be done to a unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum UnitAction {
     Start,
     Stop,

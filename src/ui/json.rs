@@ -1,16 +1,23 @@
 //! Events as JSON lines. The core of each object is a contract (see docs/json.md); fields may be added.
 
-use super::Show;
+use super::{SCHEMA, Show};
 use crate::engine::event::{Event, Status, Subject};
+use crate::engine::plan::{Grades, Summary, diff_json};
 use crate::engine::recap::Recap;
-use crate::modules::{Diff, Grade};
+use crate::modules::Diff;
 use serde_json::{Map, Value, json};
+
+/// The first line: what the others are.
+pub fn run(show: Show) -> String {
+    let kprov = env!("CARGO_PKG_VERSION");
+    format!("{}\n", json!({"event": "run", "schema": SCHEMA, "verb": show.verb, "plan": show.plan, "kprov": kprov}))
+}
 
 pub fn event(show: Show, event: &Event) -> String {
     let object = match event {
         Event::Task { subject, status: Status::Changed, diff, grade, took, .. } if show.plan => {
             let mut object = about("change", subject);
-            object.insert("grade".to_owned(), grade_name(*grade).into());
+            object.insert("grade".to_owned(), grade.name().into());
             object.insert("diff".to_owned(), diffs(diff));
             object.insert("seconds".to_owned(), took.as_secs_f64().into());
             object
@@ -28,7 +35,8 @@ pub fn event(show: Show, event: &Event) -> String {
             object.insert("seconds".to_owned(), took.as_secs_f64().into());
             object
         }
-        Event::Stage { .. } => return String::new(),
+        Event::Stage { .. } | Event::Step(_) => return String::new(),
+        Event::Summary(told) => return summary(told),
         Event::StageDone { name, took } => {
             object(json!({"event": "stage", "stage": name, "seconds": took.as_secs_f64()}))
         }
@@ -65,27 +73,36 @@ fn about(event: &str, subject: &Subject) -> Map<String, Value> {
     object(json!({"event": event, "host": host, "task_id": task_id, "role": role, "task": task}))
 }
 
-pub fn grade_name(grade: Grade) -> &'static str {
-    match grade {
-        Grade::Exact => "exact",
-        Grade::KnownAfterApply => "known_after_apply",
-        Grade::Opaque => "opaque",
-    }
+pub fn diffs(diffs: &[Diff]) -> Value {
+    diffs.iter().map(diff_json).collect()
 }
 
-pub fn diffs(diffs: &[Diff]) -> Value {
-    diffs
-        .iter()
-        .map(|diff| match diff {
-            Diff::Text { path, before, after } => json!({"path": path, "before": before, "after": after}),
-            Diff::Fields { subject, fields } => {
-                let fields: Vec<_> = fields
-                    .iter()
-                    .map(|(name, before, after)| json!({"field": name, "before": before, "after": after}))
-                    .collect();
-                json!({"subject": subject, "fields": fields})
-            }
-            Diff::Note(note) => json!({"note": note}),
-        })
-        .collect()
+/// A line for the counts, and one for each consequence.
+fn summary(summary: &Summary) -> String {
+    let grades = |grades: &Grades| {
+        let mut object = object(json!({"changes": grades.total()}));
+        object.extend(grades.columns().map(|(grade, n)| (grade.name().to_owned(), n.into())));
+        object
+    };
+    let mut first = object(json!({"event": "summary"}));
+    first.extend(grades(&summary.grades));
+    first.insert("incomplete".to_owned(), summary.incomplete.as_slice().into());
+    let hosts: Map<String, Value> =
+        summary.hosts.iter().map(|(host, of)| (host.clone(), Value::Object(grades(of)))).collect();
+    first.insert("hosts".to_owned(), Value::Object(hosts));
+    let later = summary.later.iter().map(|(Subject { host, task_id, role, task }, after)| {
+        json!({"host": host, "task_id": task_id, "role": role, "task": task, "after": after})
+    });
+    first.insert("known_after".to_owned(), later.collect());
+    if let Some(api) = &summary.api {
+        first.insert("api_unavailable".to_owned(), api.unavailable.is_some().into());
+        first.insert("api_unavailable_why".to_owned(), api.unavailable.as_deref().into());
+    }
+    let consequences = summary.consequences.iter().map(|one| {
+        object(json!({
+            "event": "consequence", "unit": one.unit, "action": one.action.name(), "hosts": one.hosts,
+            "at_once": one.at_once,
+        }))
+    });
+    std::iter::once(first).chain(consequences).map(|line| format!("{}\n", Value::Object(line))).collect()
 }

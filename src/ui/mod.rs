@@ -7,6 +7,7 @@ pub mod diagnostic;
 mod json;
 mod recap;
 pub mod runs;
+mod summary;
 mod text;
 mod unified;
 
@@ -27,9 +28,14 @@ pub enum Format {
     Json,
 }
 
+/// Of JSON lines: docs/json.md.
+const SCHEMA: u32 = 1;
+
 /// How a run is shown.
 #[derive(Clone, Copy, Debug)]
 pub struct Show {
+    /// `apply`, `plan` or `validate`.
+    pub verb: &'static str,
     pub format: Format,
     /// Tasks that changed nothing too, and how long stages took.
     pub verbose: bool,
@@ -41,6 +47,9 @@ pub struct Show {
 /// Shows events until the run is over; returns what they came to. The recap comes last.
 pub async fn follow(show: Show, hosts: Vec<String>, mut events: UnboundedReceiver<Event>) -> Recap {
     let mut recap = Recap::new(hosts);
+    if show.format == Format::Json {
+        out(&json::run(show));
+    }
     while let Some(event) = events.recv().await {
         recap.read(&event);
         let lines = match show.format {

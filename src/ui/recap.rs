@@ -40,7 +40,7 @@ mod tests {
     fn columns_are_aligned() {
         let mut recap = Recap::new(["k8s-n1".to_owned(), "n2".to_owned()]);
         recap.hosts["k8s-n1"] = Counts { ok: 25, changed: 3, failed: 1, skipped: 48, ..Counts::default() };
-        let show = Show { format: Format::Text, verbose: false, diff: false, plan: false };
+        let show = Show { verb: "apply", format: Format::Text, verbose: false, diff: false, plan: false };
         let text = console::strip_ansi_codes(&text(show, &recap)).into_owned();
         assert!(text.contains("k8s-n1 : ok=25 changed=3 unreachable=0 failed=1 skipped=48 rescued=0 ignored=0\n"));
         assert!(text.contains("n2     : ok=0  changed=0 unreachable=0 failed=0 skipped=0  rescued=0 ignored=0\n"));

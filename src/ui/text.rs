@@ -1,7 +1,6 @@
 //! Events as text: one line a task that did something, its diff below it where wanted.
 
-use super::json::grade_name;
-use super::{Show, unified};
+use super::{Show, summary, unified};
 use crate::engine::event::{Event, Status, Subject};
 use crate::modules::Grade;
 use console::style;
@@ -15,7 +14,7 @@ pub fn event(show: Show, event: &Event) -> String {
             }
             let mut lines = format!("{} | {} | {}", subject.host, word(show, *status), title(subject));
             if show.plan && *status == Status::Changed && *grade != Grade::Exact {
-                lines += &format!(" ({})", grade_name(*grade).replace('_', " "));
+                lines += &format!(" ({})", grade.name().replace('_', " "));
             }
             if show.verbose && !show.plan {
                 lines += &format!(" [{:.2}s]", took.as_secs_f64());
@@ -30,7 +29,8 @@ pub fn event(show: Show, event: &Event) -> String {
             }
             lines
         }
-        Event::Stage { .. } => String::new(),
+        Event::Stage { .. } | Event::Step(_) => String::new(),
+        Event::Summary(told) => summary::text(told),
         Event::StageDone { name, took } if show.verbose => format!("{name}: {:.2}s\n", took.as_secs_f64()),
         Event::StageDone { .. } => String::new(),
         Event::Play { name, hosts } => {
@@ -45,7 +45,7 @@ pub fn event(show: Show, event: &Event) -> String {
     }
 }
 
-fn title(subject: &Subject) -> String {
+pub fn title(subject: &Subject) -> String {
     if subject.role.is_empty() { subject.task.clone() } else { format!("{} : {}", subject.role, subject.task) }
 }
 

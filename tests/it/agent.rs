@@ -154,6 +154,7 @@ pub fn task(seq: u32, script: &str) -> Task {
         notify: Vec::new(),
         handler: None,
         carried: false,
+        expect: None,
         resource: Resource::Command(command),
     }
 }

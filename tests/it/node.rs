@@ -95,6 +95,7 @@ impl Node {
             notify: notify.iter().map(|name| (*name).to_owned()).collect(),
             handler: handler.map(str::to_owned),
             carried: false,
+            expect: None,
             resource: resource.clone(),
         };
         self.agent.send(ToAgent::from(task)).await.unwrap();

@@ -4,14 +4,14 @@
 //! anew for each run and signed by the cluster's authority on the same node.
 
 use super::{Unprepared, arg_error, failed};
-use crate::engine::host::HostState;
 use crate::engine::link::Link;
 use crate::engine::run::Run;
 use crate::kube::{self, Client, Identity, IdentityRequest};
 use crate::modules::args::Args;
-use crate::modules::{Diff, Failure, Grade, Outcome};
+use crate::modules::{Diff, Failure, Grade, Outcome, as_planned};
 use crate::playbook::Task;
 use crate::source::InputError;
+use crate::system::Mode;
 use crate::template::Scope;
 use crate::value::{Map, Value};
 use std::collections::HashMap;
@@ -91,14 +91,18 @@ impl Kubernetes {
         Ok(Self { what, authority, port })
     }
 
-    pub async fn run(self, run: &Arc<Run>, _host: &HostState, link: &Arc<Link>) -> Result<Outcome, Failure> {
+    pub async fn run(self, run: &Arc<Run>, link: &Arc<Link>, expect: Option<&[String]>) -> Result<Outcome, Failure> {
         match &self.what {
             What::Task(task) => {
                 let cell = run.kube.cell(&link.host);
                 let client = cell.get_or_try_init(|| self.connect(run, link)).await?;
+                if expect.is_some() && !run.planning() {
+                    // The server's dry run shows what would become of the objects as they are now.
+                    as_planned(expect, &task.run(client, Mode::Plan).await?.diff)?;
+                }
                 task.run(client, run.mode).await
             }
-            What::Kubeconfig(kubeconfig) => kubeconfig.run(run, link, &self.authority).await,
+            What::Kubeconfig(kubeconfig) => kubeconfig.run(run, link, &self.authority, expect).await,
         }
     }
 
@@ -136,7 +140,13 @@ impl AdminKubeconfig {
         Ok(this)
     }
 
-    async fn run(&self, run: &Arc<Run>, link: &Link, authority: &Authority) -> Result<Outcome, Failure> {
+    async fn run(
+        &self,
+        run: &Arc<Run>,
+        link: &Link,
+        authority: &Authority,
+        expect: Option<&[String]>,
+    ) -> Result<Outcome, Failure> {
         let written = std::fs::read_to_string(&self.dest).ok();
         // Asking for an identity shows the authority as it is; nothing is left behind on the node.
         let identity = match identity(link, authority, self.days).await {
@@ -158,10 +168,12 @@ impl AdminKubeconfig {
                 Vec::new()
             },
             grade: Grade::Exact,
+            units: Vec::new(),
         };
         match identity {
             Some(identity) if good(&identity) => Ok(outcome(false)),
             Some(identity) if !run.planning() => {
+                as_planned(expect, &outcome(true).diff)?;
                 let text = identity.kubeconfig(&self.server, &self.cluster);
                 kube::write_kubeconfig(&self.dest, &text)
                     .map_err(|error| Failure::new(format!("cannot write {}: {error}", self.dest.display())))?;

@@ -2,7 +2,7 @@
 
 use super::{Action, at, render_args};
 use crate::engine::run::Run;
-use crate::modules::{Failure, Grade, Outcome};
+use crate::modules::{Failure, Outcome};
 use crate::playbook::Task;
 use crate::source::{InputError, Spanned};
 use crate::template::{Scope, Truth};
@@ -13,7 +13,7 @@ fn ok(message: String) -> Outcome {
     let result: Map = [("msg".to_owned(), message.as_str().into()), ("kprov_message".to_owned(), message.into())]
         .into_iter()
         .collect();
-    Outcome { changed: false, result, diff: Vec::new(), grade: Grade::Exact }
+    Outcome::unchanged(result)
 }
 
 /// `assert`: `that` holds expressions, not templates.
@@ -48,7 +48,7 @@ pub fn assert(run: &Run, task: &Task, scope: &Arc<dyn Scope>) -> Result<Action, 
     let quiet = rest.get("quiet").and_then(Value::to_bool).unwrap_or(true);
     let outcome = match text {
         Some(text) if !quiet => ok(text),
-        _ => Outcome { changed: false, result: Map::new(), diff: Vec::new(), grade: Grade::Exact },
+        _ => Outcome::unchanged(Map::new()),
     };
     Ok(Action::Known(Ok(outcome)))
 }

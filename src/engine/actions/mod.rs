@@ -8,7 +8,7 @@ use super::host::HostState;
 use super::link::Link;
 use super::run::Run;
 use crate::modules::args::{ArgError, Args};
-use crate::modules::{self, Failure, Grade, Outcome, Resource};
+use crate::modules::{self, Failure, Outcome, Resource};
 use crate::playbook::Task;
 use crate::source::InputError;
 use crate::template::Scope;
@@ -116,12 +116,7 @@ pub async fn prepare(run: &Arc<Run>, task: &Arc<Task>, scope: &Arc<dyn Scope>) -
         "containerd_image" => match node::containerd_image(run, task, args, scope).await? {
             Some(resource) => resource,
             None => {
-                return Ok(Prepared::Local(Action::Known(Ok(Outcome {
-                    changed: false,
-                    result: Map::new(),
-                    diff: Vec::new(),
-                    grade: Grade::Exact,
-                }))));
+                return Ok(Prepared::Local(Action::Known(Ok(Outcome::unchanged(Map::new())))));
             }
         },
         name => match modules::from_args(name, Args::new(args, free_form, &task.files)) {
@@ -171,28 +166,29 @@ impl Action {
         matches!(self, Self::Kubernetes(_) | Self::Setup)
     }
 
+    /// Runs it for `host`, through `link`. `secret`: its arguments hold secrets. `expect`: as in [`crate::agent::protocol::Task`].
     pub async fn run(
         self,
         run: &Arc<Run>,
         host: &HostState,
         link: &Arc<Link>,
-        _scope: &Arc<dyn Scope>,
+        secret: bool,
+        expect: Option<&[String]>,
     ) -> Result<Outcome, Failure> {
-        let ok = |result| Outcome { changed: false, result, diff: Vec::new(), grade: Grade::Exact };
         match self {
             Self::Known(result) => result,
             Self::SetFact(facts) => {
                 for (name, value) in &facts {
-                    host.set_result(name, value.clone(), false);
+                    host.set_result(name, value.clone(), secret);
                 }
-                Ok(ok([("ansible_facts".to_owned(), Value::Map(facts))].into_iter().collect()))
+                Ok(Outcome::unchanged([("ansible_facts".to_owned(), Value::Map(facts))].into_iter().collect()))
             }
             Self::Setup => {
                 let facts = link.facts().await?;
                 host.set_facts(facts.as_map().cloned().unwrap_or_default());
-                Ok(ok(Map::new()))
+                Ok(Outcome::unchanged(Map::new()))
             }
-            Self::Kubernetes(action) => action.run(run, host, link).await,
+            Self::Kubernetes(action) => action.run(run, link, expect).await,
         }
     }
 }
