@@ -276,7 +276,7 @@ mod tests {
             for message in messages {
                 prop_assert_eq!(self::message(&mut input).unwrap(), Some(message));
             }
-            prop_assert_eq!(self::message::<ToAgent>(&mut input).unwrap(), None);
+            prop_assert_eq!(message::<ToAgent>(&mut input).unwrap(), None);
         }
 
         #[test]
