@@ -232,7 +232,7 @@ mod tests {
             any::<(u32, u32)>().prop_map(|(id, bytes)| ToAgent::Window { id, bytes }),
             id().prop_map(|id| ToAgent::Close { id }),
             id().prop_map(|id| ToAgent::Reset { id }),
-            Just(ToAgent::Cancel),
+            any::<bool>().prop_map(|now| ToAgent::Cancel { now }),
         ]
     }
 

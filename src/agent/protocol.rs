@@ -84,8 +84,11 @@ pub enum ToAgent {
     Reset {
         id: u32,
     },
-    /// Stops at the next task boundary and drops the rest.
-    Cancel,
+    /// Begins no task any more and drops the rest. `now`: the task in hand does not wait for anything either, and its
+    /// programs are ended.
+    Cancel {
+        now: bool,
+    },
     /// The controller itself has done something for the host, such as a change of a Kubernetes object; to be recorded.
     Did(Box<Did>),
     /// The run is over; to be recorded. Answered with [`FromAgent::Ended`].

@@ -64,6 +64,7 @@ pub(super) fn serve(wire: &Arc<Wire>, state: &Path, skip: Option<&str>) -> io::R
     let (jobs, queue) = channel();
     let shared = Arc::new(Shared {
         answers: Answers::default(),
+        stopping: AtomicBool::default(),
         cancelled: AtomicBool::default(),
         ended: AtomicBool::default(),
         tunnels: Tunnels::new(output.clone()),
@@ -114,7 +115,9 @@ enum Job {
 /// What the reading thread and the tasks have in common.
 struct Shared {
     answers: Answers,
-    /// The run is being stopped: no task is begun any more, and the one in hand does not wait for anything.
+    /// The run is being stopped: no task is begun any more.
+    stopping: AtomicBool,
+    /// And the one in hand does not wait for anything.
     cancelled: AtomicBool,
     /// The controller has said goodbye or is gone: no task is begun any more. The one in hand is finished.
     ended: AtomicBool,
@@ -125,7 +128,7 @@ struct Shared {
 
 impl Shared {
     fn stopped(&self) -> bool {
-        [&self.cancelled, &self.ended].iter().any(|stop| stop.load(Ordering::Relaxed))
+        [&self.stopping, &self.ended].iter().any(|stop| stop.load(Ordering::Relaxed))
     }
 
     fn read(
@@ -167,7 +170,10 @@ impl Shared {
                 ToAgent::Did(did) => drop(jobs.send(Job::Did(did))),
                 ToAgent::End(end) => drop(jobs.send(Job::End(end))),
                 ToAgent::Records { run } => drop(jobs.send(Job::Records(run))),
-                ToAgent::Cancel => self.cancelled.store(true, Ordering::Relaxed),
+                ToAgent::Cancel { now } => {
+                    self.stopping.store(true, Ordering::Relaxed);
+                    self.cancelled.fetch_or(now, Ordering::Relaxed);
+                }
             }
         };
         self.ended.store(true, Ordering::Relaxed);

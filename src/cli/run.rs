@@ -15,6 +15,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
 
+/// How long a run that is stopped may take to end what is in flight.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
 /// Which hosts there are, and how to get in.
 #[derive(clap::Args)]
 pub struct ConnectArgs {
@@ -287,7 +290,10 @@ fn watch_interrupt(run: Arc<Run>) {
         ui::talk("interrupted: finishing the tasks in flight; once more stops now");
         run.cancel();
         if tokio::signal::ctrl_c().await.is_ok() {
-            #[expect(clippy::exit, reason = "the user asked twice; agents begin no further task without a controller")]
+            run.cancel_now();
+            // Hosts that answer in time are in the recap.
+            let _ = tokio::time::timeout(LAST_WORDS, tokio::signal::ctrl_c()).await;
+            #[expect(clippy::exit, reason = "the user asked twice; agents that did not hear begin no other task")]
             std::process::exit(Exit::Interrupted as i32);
         }
     });

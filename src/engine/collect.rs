@@ -273,7 +273,8 @@ async fn finish(
         }
         sum.results.push(Value::Map(map));
     }
-    if sum.silent == count && count > 0 {
+    // Of a host that is lost, that is told once.
+    if (sum.silent == count && count > 0) || (sum.lost.is_some() && host.is_dead()) {
         return;
     }
     let status = match &sum {

@@ -284,8 +284,8 @@ impl Link {
             .unwrap_or_else(|_| Err(Failure::new(self.lost().map_or("the agent is gone".to_owned(), |lost| lost.to_string()))))
     }
 
-    pub async fn cancel(&self) {
-        let _ = self.agent.send(ToAgent::Cancel).await;
+    pub async fn cancel(&self, now: bool) {
+        let _ = self.agent.send(ToAgent::Cancel { now }).await;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {

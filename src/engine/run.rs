@@ -185,7 +185,12 @@ impl Run {
     /// Finishes what is in flight and starts nothing more.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::SeqCst);
-        self.drop_queues();
+        self.drop_queues(false);
+    }
+
+    /// Ends what is in flight.
+    pub fn cancel_now(&self) {
+        self.drop_queues(true);
     }
 
     /// Ends the run on all hosts, for a reason that is none of theirs.
@@ -198,14 +203,14 @@ impl Run {
         for host in hosts {
             super::lock::failed(self, &host.name, "Lock", "the run was stopped".to_owned());
         }
-        self.drop_queues();
+        self.drop_queues(false);
     }
 
-    /// Has every agent drop what it has not begun.
-    fn drop_queues(&self) {
+    /// Has every agent drop what it has not begun; `now`: and end what it has.
+    fn drop_queues(&self, now: bool) {
         // One whose link has dropped takes it later, and holds up no other.
         for link in self.all_links() {
-            tokio::spawn(async move { link.cancel().await });
+            tokio::spawn(async move { link.cancel(now).await });
         }
     }
 

@@ -205,7 +205,7 @@ async fn a_failure_drops_the_rest_of_its_epoch() {
         ["1: one", "2: failed", "3: three", "4: item", "5: failed", "6: item", "7: dropped", "8: rescue", "9: rescue"];
     assert_eq!(found, expected);
 
-    agent.send(ToAgent::Cancel).await.unwrap();
+    agent.send(ToAgent::Cancel { now: true }).await.unwrap();
     assert_eq!(results(&agent, &mut events, vec![Task { epoch: 2, ..task(10, "echo no") }]).await, ["10: dropped"]);
 }
 

@@ -79,7 +79,7 @@ impl Plays {
             .args(args)
             .stdin(Stdio::null())
             .stdout(events)
-            .stderr(Stdio::null())
+            .stderr(fs::File::create(self.file("talk")).unwrap())
             .spawn()
             .unwrap()
     }
@@ -146,17 +146,17 @@ fn an_interrupt_while_the_link_is_down_finishes_the_task_in_hand() {
 fn two_interrupts_stop_at_once() {
     let sshd = Sshd::start();
     let plays = Plays::of(&sshd, Connection::Openssh, &me(), &SCRIPTS);
-    let mut run = plays.start(&[]);
+    let run = plays.start(&[]);
     until("the second task", || plays.file("waits").exists());
     let pid = Pid::from_raw(run.id() as i32).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
     // Signals that come at once are one.
-    until("the end", || {
-        let _ = kill_process(pid, Signal::INT);
-        run.try_wait().unwrap().is_some()
-    });
-    assert_eq!(run.wait().unwrap().code(), Some(99));
-    fs::write(plays.file("go"), "").unwrap();
-    until("the task in hand is finished", || fs::read_to_string(plays.file("done")).is_ok_and(|done| done == "1\n2\n"));
+    until("it is said", || fs::read_to_string(plays.file("talk")).unwrap().contains("once more stops now"));
+    kill_process(pid, Signal::INT).unwrap();
+    let ended = plays.end(run);
+    assert_eq!((ended.exit, ended.recap()), (Some(99), [1, 1, 0]), "{:#?}", ended.events);
+    assert_eq!(ended.said("failed"), ["`sh` was killed: the run was stopped"]);
+    assert_eq!(fs::read_to_string(plays.file("done")).unwrap(), "1\n");
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn a_killed_run_is_seen_by_others_and_resumed() {
     let work = user.home.join("work");
     fs::create_dir(&work).unwrap();
     fs::write(work.join("two"), "old\n").unwrap();
-    run(Command::new("chown").arg("-R").arg(&user.name).arg(&work), "");
+    run(Command::new("chown").arg("-R").arg(format!("{}:", user.name)).arg(&work), "");
     let files = tempfile::tempdir().unwrap();
     let playbook = files.path().join("site.yml");
     fs::write(&playbook, PLAYBOOK.replace("DIR", work.to_str().unwrap())).unwrap();

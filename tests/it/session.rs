@@ -246,7 +246,7 @@ async fn a_dropped_relay_is_replaced() {
     assert_eq!(host.worker(2).await.0, worker);
     let found = host.results(vec![task(3, "exit 1"), task(4, "echo no")]).await;
     assert_eq!(found, ["3: failed", "4: dropped"]);
-    host.agent.send(ToAgent::Cancel).await.unwrap();
+    host.agent.send(ToAgent::Cancel { now: false }).await.unwrap();
     drop(host.agent);
     while let Some(event) = soon(host.events.next()).await {
         assert!(!matches!(event, Ok(FromAgent::Done { result: TaskResult::Done(_), .. }) | Err(_)), "{event:?}");
