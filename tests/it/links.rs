@@ -2,7 +2,7 @@
 //! and, with `KPROV_E2E=1`, on a real node whose link is cut.
 
 use crate::lab::Lab;
-use crate::sshd::{Sshd, User, me};
+use crate::sshd::{Sshd, User, alone, me};
 use kprov::transport::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -84,6 +84,16 @@ impl Plays {
             .unwrap()
     }
 
+    /// Waits for the second task of [`SCRIPTS`].
+    fn waits(&self) {
+        let deadline = Instant::now() + Duration::from_secs(90);
+        while !self.file("waits").exists() {
+            let said = |name: &str| fs::read_to_string(self.file(name)).unwrap();
+            assert!(Instant::now() < deadline, "the second task does not begin: {}{}", said("events"), said("talk"));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     fn end(&self, mut child: Child) -> Ended {
         let exit = child.wait().unwrap().code();
         let text = fs::read_to_string(self.file("events")).unwrap();
@@ -108,11 +118,12 @@ const SCRIPTS: [&str; 4] = [
 
 #[test]
 fn a_run_goes_on_after_a_dropped_link() {
+    let _alone = alone();
     let sshd = Sshd::start();
     for connection in [Connection::Openssh, Connection::Russh] {
         let plays = Plays::of(&sshd, connection, &me(), &SCRIPTS);
         let run = plays.start(&[]);
-        until("the second task", || plays.file("waits").exists());
+        plays.waits();
         sshd.kill_sessions();
         until("the link is there again", || {
             fs::read_to_string(plays.file("events")).is_ok_and(|events| events.contains("re-attached after"))
@@ -127,10 +138,11 @@ fn a_run_goes_on_after_a_dropped_link() {
 
 #[test]
 fn an_interrupt_while_the_link_is_down_finishes_the_task_in_hand() {
+    let _alone = alone();
     let sshd = Sshd::start();
     let plays = Plays::of(&sshd, Connection::Openssh, &me(), &SCRIPTS);
     let run = plays.start(&[]);
-    until("the second task", || plays.file("waits").exists());
+    plays.waits();
     sshd.kill_sessions();
     kill_process(Pid::from_raw(run.id() as i32).unwrap(), Signal::INT).unwrap();
     until("the link is there again", || {
@@ -144,10 +156,11 @@ fn an_interrupt_while_the_link_is_down_finishes_the_task_in_hand() {
 
 #[test]
 fn two_interrupts_stop_at_once() {
+    let _alone = alone();
     let sshd = Sshd::start();
     let plays = Plays::of(&sshd, Connection::Openssh, &me(), &SCRIPTS);
     let run = plays.start(&[]);
-    until("the second task", || plays.file("waits").exists());
+    plays.waits();
     let pid = Pid::from_raw(run.id() as i32).unwrap();
     kill_process(pid, Signal::INT).unwrap();
     // Signals that come at once are one.
@@ -161,6 +174,7 @@ fn two_interrupts_stop_at_once() {
 
 #[test]
 fn a_host_that_is_there_fails_and_one_that_is_not_is_unreachable() {
+    let _alone = alone();
     let mut sshd = Sshd::start();
     for connection in [Connection::Openssh, Connection::Russh] {
         let plays = Plays::of(&sshd, connection, &me(), &["true", "kill -9 $PPID", "true"]);
