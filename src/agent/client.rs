@@ -17,15 +17,16 @@ pub use launch::LaunchError;
 pub use link::{Patience, Route};
 pub use tunnels::Tunnel;
 
-use super::protocol::{FromAgent, LockRequest, LockState, RunHeader, Seq, ToAgent};
+use super::protocol::{FromAgent, LockRequest, LockState, RunEnd, RunHeader, Seq, ToAgent};
 use crate::modules::Failure;
 use crate::pki::SigningRequest;
 use crate::system::Mode;
 use crate::transport::{Become, Session};
+use crate::value::Value;
 use link::{Links, Wire};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -58,8 +59,18 @@ pub enum Lost {
 #[error("the agent is gone")]
 pub struct Gone;
 
-/// What an agent answers, in order: facts, and how tasks start and end. Blobs, tunnels and certificates signed through
-/// [`Agent::sign`] do not show here.
+/// What a host has recorded of one run.
+#[derive(Debug, Default)]
+pub struct Record {
+    pub run: String,
+    /// An agent of the run is still there.
+    pub running: bool,
+    /// Lines of its journal, whole or not.
+    pub bytes: Vec<u8>,
+}
+
+/// How tasks start and end, in order, and what the agent says unasked. Answers to what a method of [`Agent`] asks, blobs
+/// and tunnels do not show here.
 pub struct Events(mpsc::UnboundedReceiver<Result<FromAgent, Lost>>);
 
 impl Events {
@@ -69,15 +80,22 @@ impl Events {
     }
 }
 
+/// Those who wait for answers of one kind, in the order in which they asked.
+type Queue<T> = Mutex<Vec<oneshot::Sender<Result<T, Failure>>>>;
+
 /// Who waits for an answer beside the stream of events.
 #[derive(Default)]
 struct Waiting {
-    /// In the order in which they were asked.
-    begun: Mutex<Vec<oneshot::Sender<Result<(), Failure>>>>,
-    locks: Mutex<Vec<oneshot::Sender<Result<LockState, Failure>>>>,
+    begun: Queue<()>,
+    locks: Queue<LockState>,
+    facts: Queue<Value>,
+    recorded: Queue<Vec<Record>>,
+    ended: Queue<()>,
     signatures: Mutex<HashMap<u32, oneshot::Sender<Result<String, Failure>>>>,
     connecting: Mutex<HashMap<u32, Connecting>>,
     tunnels: Mutex<HashMap<u32, mpsc::UnboundedSender<Incoming>>>,
+    /// Why no answer comes any more.
+    lost: OnceLock<Lost>,
 }
 
 impl Agent {
@@ -108,11 +126,12 @@ impl Agent {
         let waiting = Arc::new(Waiting::default());
         let wire = Arc::new(Wire::default());
         let queueing = tokio::spawn(link::queue(wire.clone(), queue, chunk_queue));
-        let mut reader = Reader { waiting: waiting.clone(), events, blobs, chunks, serving: HashMap::new() };
+        let (serving, records) = (HashMap::new(), Vec::new());
+        let mut reader = Reader { waiting: waiting.clone(), events, blobs, chunks, serving, records };
         tokio::spawn(async move {
             let ended = links.run(&wire, |message| reader.route(message)).await;
-            queueing.abort();
             reader.end(ended);
+            queueing.abort();
         });
         (Self { messages, waiting, next: Arc::default() }, Events(receiver))
     }
@@ -144,13 +163,24 @@ impl Agent {
         self.ask(&self.waiting.locks, ToAgent::Lock(request)).await
     }
 
+    /// Asks the host about itself.
+    pub async fn facts(&self) -> Result<Value, Failure> {
+        self.ask(&self.waiting.facts, ToAgent::Facts).await
+    }
+
+    /// Asks for the host's journals: all of one run, or the main lines of every run.
+    pub async fn records(&self, run: Option<String>) -> Result<Vec<Record>, Failure> {
+        self.ask(&self.waiting.recorded, ToAgent::Records { run }).await
+    }
+
+    /// Has the end of the run recorded.
+    pub async fn end(&self, end: RunEnd) -> Result<(), Failure> {
+        self.ask(&self.waiting.ended, ToAgent::End(end)).await
+    }
+
     /// Asks something that is answered in order.
-    async fn ask<T>(
-        &self,
-        waiting: &Mutex<Vec<oneshot::Sender<Result<T, Failure>>>>,
-        question: ToAgent,
-    ) -> Result<T, Failure> {
-        let gone = || Failure::new("the agent is gone");
+    async fn ask<T>(&self, waiting: &Queue<T>, question: ToAgent) -> Result<T, Failure> {
+        let gone = || Failure::new(self.waiting.lost.get().map_or(Gone.to_string(), ToString::to_string));
         // Room first: questions are sent in the order in which those who ask begin to wait.
         let room = self.messages.reserve().await.map_err(|_| gone())?;
         let (sender, receiver) = oneshot::channel();
@@ -192,6 +222,8 @@ struct Reader {
     chunks: mpsc::Sender<ToAgent>,
     /// Blobs that are being sent, by the task that needs them.
     serving: HashMap<Seq, JoinHandle<()>>,
+    /// What has come of the records that are asked for.
+    records: Vec<Record>,
 }
 
 impl Reader {
@@ -200,8 +232,14 @@ impl Reader {
         for (_, serving) in self.serving.drain() {
             serving.abort();
         }
+        if let Err(lost) = &ended {
+            let _ = self.waiting.lost.set(lost.clone());
+        }
         lock(&self.waiting.begun).clear();
         lock(&self.waiting.locks).clear();
+        lock(&self.waiting.facts).clear();
+        lock(&self.waiting.recorded).clear();
+        lock(&self.waiting.ended).clear();
         lock(&self.waiting.signatures).clear();
         lock(&self.waiting.connecting).clear();
         lock(&self.waiting.tunnels).clear();
@@ -217,7 +255,17 @@ impl Reader {
                 self.serving.insert(seq, serving);
             }
             FromAgent::Begun { result } => answer(&self.waiting.begun, result),
-            FromAgent::Lock(result) => answer(&self.waiting.locks, result),
+            FromAgent::Lock(result) => answer(&self.waiting.locks, result.map(|state| *state)),
+            FromAgent::Facts(result) => answer(&self.waiting.facts, result),
+            FromAgent::Record { run, running, bytes } => match self.records.last_mut().filter(|last| last.run == run) {
+                Some(last) => last.bytes.extend(bytes),
+                None => self.records.push(Record { run, running, bytes }),
+            },
+            FromAgent::Recorded(result) => {
+                let records = std::mem::take(&mut self.records);
+                answer(&self.waiting.recorded, result.map(|()| records));
+            }
+            FromAgent::Ended(result) => answer(&self.waiting.ended, result),
             FromAgent::Signed { id, result } => {
                 if let Some(waiting) = lock(&self.waiting.signatures).remove(&id) {
                     let _ = waiting.send(result);

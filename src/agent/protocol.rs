@@ -270,7 +270,7 @@ pub enum FromAgent {
     Begun {
         result: Result<(), Failure>,
     },
-    Lock(Result<LockState, Failure>),
+    Lock(Result<Box<LockState>, Failure>),
     /// Another run has taken the place of this one: the agent changes nothing any more, and drops what comes.
     Replaced {
         reason: String,

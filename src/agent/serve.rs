@@ -229,7 +229,7 @@ impl Worker {
                     let _ = self.output.send(&FromAgent::Begun { result });
                 }
                 Job::Lock(request) => {
-                    let _ = self.output.send(&FromAgent::Lock(self.shared.lock.answer(&request)));
+                    let _ = self.output.send(&FromAgent::Lock(self.shared.lock.answer(&request).map(Box::new)));
                 }
                 Job::Facts => {
                     // Of the node as it is, whatever has been planned.

@@ -3,8 +3,8 @@
 use super::Exit;
 use super::run::{ConnectArgs, load, runtime, usage};
 use crate::agent::protocol::Holder;
-use crate::engine::lock::{self, Answer};
 use crate::engine::Run;
+use crate::engine::lock::{self, Answer};
 use crate::ui::{self, Format};
 use clap::{Args, Subcommand};
 use serde_json::json;

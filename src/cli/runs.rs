@@ -2,8 +2,8 @@
 
 use super::Exit;
 use super::run::{ConnectArgs, load, runtime, usage};
-use crate::engine::record::{self, Records};
 use crate::engine::Run;
+use crate::engine::record::{self, Records};
 use crate::ui::{self, Format};
 use std::time::Duration;
 

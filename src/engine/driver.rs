@@ -391,7 +391,7 @@ impl Driver {
             }
             let result = match self.judge(task, base, &names, verdict.wait().await) {
                 Ok(result) => result,
-                Err(verdict) => return verdict,
+                Err(verdict) => return *verdict,
             };
             if self.run.planning() || task.keywords.until.is_empty() {
                 return Verdict::Ready(result);
@@ -419,10 +419,10 @@ impl Driver {
         base: &TaskScope,
         names: &[(String, Value)],
         result: super::collect::Finished,
-    ) -> Result<Result<Outcome, Failure>, Verdict> {
+    ) -> Result<Result<Outcome, Failure>, Box<Verdict>> {
         let result = match result {
             super::collect::Finished::Result(result) => result,
-            super::collect::Finished::Other(verdict) => return Err(verdict),
+            super::collect::Finished::Other(verdict) => return Err(Box::new(verdict)),
         };
         let unknown = matches!(&result, Ok(outcome) if outcome.result.values().any(|v| v.unknown().is_some()));
         if unknown {

@@ -3,7 +3,7 @@
 use super::host::HostState;
 use super::run::Run;
 use crate::agent::client::{Agent, Events, Lost};
-use crate::agent::protocol::{FromAgent, REPLACED, RunEnd, Seq, StepName, Task, TaskResult, ToAgent};
+use crate::agent::protocol::{FromAgent, REPLACED, Seq, StepName, Task, TaskResult, ToAgent};
 use crate::modules::certificate::Certificate;
 use crate::modules::{Failure, Resource};
 use crate::value::Value;
@@ -18,16 +18,6 @@ pub enum Reply {
     Result(TaskResult),
     /// The host was lost before the answer came.
     Lost(Lost),
-}
-
-/// What a host has recorded of one run.
-#[derive(Debug, Default)]
-pub struct Record {
-    pub run: String,
-    /// An agent of the run is still there.
-    pub running: bool,
-    /// Lines of its journal, whole or not.
-    pub bytes: Vec<u8>,
 }
 
 /// A task on its way to the agent; see [`Task`] for what the fields mean.
@@ -60,10 +50,6 @@ struct Waiting {
     tasks: HashMap<Seq, oneshot::Sender<Reply>>,
     /// What each task that may ask for a certificate was told to ask for.
     certificates: HashMap<Seq, Certificate>,
-    facts: Vec<oneshot::Sender<Result<Value, Failure>>>,
-    records: Vec<Record>,
-    recorded: Vec<oneshot::Sender<Result<Vec<Record>, Failure>>>,
-    ended: Vec<oneshot::Sender<Result<(), Failure>>>,
     lost: Option<Lost>,
 }
 
@@ -101,33 +87,7 @@ impl Link {
                     let _ = sender.send(Reply::Result(result));
                 }
             }
-            FromAgent::Facts(result) => {
-                let mut waiting = self.lock();
-                if !waiting.facts.is_empty() {
-                    let _ = waiting.facts.remove(0).send(result);
-                }
-            }
             FromAgent::Replaced { reason } => run.stop(&format!("{}: {reason}", self.host)),
-            FromAgent::Record { run, running, bytes } => {
-                let mut waiting = self.lock();
-                match waiting.records.last_mut().filter(|last| last.run == run) {
-                    Some(last) => last.bytes.extend(bytes),
-                    None => waiting.records.push(Record { run, running, bytes }),
-                }
-            }
-            FromAgent::Recorded(result) => {
-                let mut waiting = self.lock();
-                let records = std::mem::take(&mut waiting.records);
-                if !waiting.recorded.is_empty() {
-                    let _ = waiting.recorded.remove(0).send(result.map(|()| records));
-                }
-            }
-            FromAgent::Ended(result) => {
-                let mut waiting = self.lock();
-                if !waiting.ended.is_empty() {
-                    let _ = waiting.ended.remove(0).send(result);
-                }
-            }
             FromAgent::NeedCertificate { seq, signer, request } => {
                 let (link, run) = (self.clone(), run.clone());
                 // A node gets the certificates that its tasks are for, and no other.
@@ -171,12 +131,6 @@ impl Link {
         for (_, sender) in waiting.tasks.drain() {
             let _ = sender.send(Reply::Lost(why.clone()));
         }
-        for sender in waiting.facts.drain(..) {
-            let _ = sender.send(Err(Failure::new(why.to_string())));
-        }
-        // Who waits for one of these is told that the agent is gone.
-        waiting.recorded.clear();
-        waiting.ended.clear();
         drop(waiting);
         self.gone.notify_waiters();
     }
@@ -249,41 +203,6 @@ impl Link {
         receiver
     }
 
-    /// Asks the host about itself.
-    pub async fn facts(&self) -> Result<Value, Failure> {
-        self.ask(ToAgent::Facts, |waiting| &mut waiting.facts).await
-    }
-
-    /// Asks for the host's journals: all of one run, or the main lines of every run.
-    pub async fn records(&self, run: Option<String>) -> Result<Vec<Record>, Failure> {
-        self.ask(ToAgent::Records { run }, |waiting| &mut waiting.recorded).await
-    }
-
-    /// Has the end of the run recorded.
-    pub async fn end(&self, end: RunEnd) -> Result<(), Failure> {
-        self.ask(ToAgent::End(end), |waiting| &mut waiting.ended).await
-    }
-
-    /// Sends a question; answers come in the order of the questions of a kind.
-    async fn ask<T>(
-        &self,
-        question: ToAgent,
-        who: fn(&mut Waiting) -> &mut Vec<oneshot::Sender<Result<T, Failure>>>,
-    ) -> Result<T, Failure> {
-        let (sender, receiver) = oneshot::channel();
-        {
-            let mut waiting = self.lock();
-            if let Some(why) = &waiting.lost {
-                return Err(Failure::new(why.to_string()));
-            }
-            who(&mut waiting).push(sender);
-        }
-        let _ = self.agent.send(question).await;
-        receiver
-            .await
-            .unwrap_or_else(|_| Err(Failure::new(self.lost().map_or("the agent is gone".to_owned(), |lost| lost.to_string()))))
-    }
-
     pub async fn cancel(&self, now: bool) {
         let _ = self.agent.send(ToAgent::Cancel { now }).await;
     }
@@ -296,7 +215,7 @@ impl Link {
 /// Facts of a host, with what only the controller can know of them: how far its clock is off, in milliseconds.
 pub async fn gather_facts(link: &Link, host: &HostState) -> Result<(), Failure> {
     let before = epoch_ms();
-    let facts = link.facts().await?;
+    let facts = link.agent.facts().await?;
     let after = epoch_ms();
     let Value::Map(mut facts) = facts else { return Err(Failure::new("the agent sent facts that are no mapping")) };
     if let Some(Value::Map(kprov)) = facts.get_mut("kprov")

@@ -126,7 +126,7 @@ pub async fn end(run: &Arc<Run>, status: &str, recap: &Recap) -> Vec<String> {
     for link in run.all_links().into_iter().filter(|link| !link.is_lost()) {
         let end = end.clone();
         tasks.spawn(async move {
-            match tokio::time::timeout(END, link.end(end)).await {
+            match tokio::time::timeout(END, link.agent.end(end)).await {
                 Ok(Ok(())) => None,
                 Ok(Err(failure)) => Some(format!("{}: {failure}", link.host)),
                 Err(_) => Some(format!("{}: did not record the end of the run within {} s", link.host, END.as_secs())),
@@ -299,7 +299,7 @@ pub async fn read(run: &Arc<Run>, hosts: &[String], id: Option<&str>) -> Records
         tasks.spawn(async move {
             let _permit = slots.acquire_owned().await;
             let answer = match link(&run, &host).await {
-                Ok(link) => link.records(id).await.map_err(|failure| failure.to_string()),
+                Ok(link) => link.agent.records(id).await.map_err(|failure| failure.to_string()),
                 Err(why) => Err(why),
             };
             (order, host, answer)
@@ -313,7 +313,7 @@ pub async fn read(run: &Arc<Run>, hosts: &[String], id: Option<&str>) -> Records
             Err(why) => records.silent.push((host, why)),
             Ok(answer) => {
                 records.answered.push(host.clone());
-                for super::link::Record { run, running, bytes } in answer {
+                for crate::agent::client::Record { run, running, bytes } in answer {
                     add(&mut records, &host, run, running, &bytes);
                 }
             }

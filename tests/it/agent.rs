@@ -121,8 +121,7 @@ async fn tunnels_carry_both_ways_and_do_not_hold_each_other_up() {
         soon(reader.read_to_end(&mut received)).await.unwrap();
         assert!(received == bytes, "{connection:?}: {} bytes came back", received.len());
 
-        agent.send(ToAgent::Facts).await.unwrap();
-        assert!(matches!(soon(events.next()).await, Some(Ok(FromAgent::Facts(_)))));
+        soon(agent.facts()).await.unwrap();
         let refused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let error = soon(agent.tunnel(refused)).await.unwrap_err();
         assert!(error.message.contains("refused"), "{error}");
@@ -212,9 +211,8 @@ async fn a_failure_drops_the_rest_of_its_epoch() {
 #[tokio::test]
 async fn facts_are_of_the_host() {
     let sshd = Sshd::start();
-    let (agent, mut events) = launch(&sshd.target(Connection::Openssh)).await.unwrap();
-    agent.send(ToAgent::Facts).await.unwrap();
-    let Some(Ok(FromAgent::Facts(Ok(facts)))) = soon(events.next()).await else { panic!("no facts") };
+    let (agent, _events) = launch(&sshd.target(Connection::Openssh)).await.unwrap();
+    let facts = soon(agent.facts()).await.unwrap();
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     assert_eq!(facts.get("ansible_kernel").and_then(|kernel| kernel.as_str()), Some(kernel.trim()));
 }

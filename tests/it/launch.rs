@@ -3,7 +3,6 @@
 use crate::agent::{BINARY, NoBlobs, launch, soon};
 use crate::sshd::{Sshd, User, run};
 use kprov::agent::client::{Agent, AgentBinary, LaunchError};
-use kprov::agent::protocol::{FromAgent, ToAgent};
 use kprov::transport::{Become, Connection, Target, Transport, Transports};
 use kprov::vars::Secret;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -19,8 +18,7 @@ fn escalated(target: Target, user: &str, password: Option<&str>) -> Target {
 /// Launches, checks that the agent answers, and ends it.
 async fn answers(target: &Target) {
     let (agent, mut events) = launch(target).await.unwrap_or_else(|error| panic!("{:?}: {error}", target.connection));
-    agent.send(ToAgent::Facts).await.unwrap();
-    assert!(matches!(soon(events.next()).await, Some(Ok(FromAgent::Facts(_)))));
+    soon(agent.facts()).await.unwrap();
     drop(agent);
     assert_eq!(soon(events.next()).await, None);
 }

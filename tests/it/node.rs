@@ -135,12 +135,8 @@ impl Node {
         applied.iter().map(|outcome| outcome.changed).collect()
     }
 
-    async fn facts(&mut self) -> Value {
-        self.agent.send(ToAgent::Facts).await.unwrap();
-        match soon(self.events.next()).await {
-            Some(Ok(FromAgent::Facts(facts))) => facts.unwrap(),
-            other => panic!("{other:?}"),
-        }
+    async fn facts(&self) -> Value {
+        soon(self.agent.facts()).await.unwrap()
     }
 }
 
@@ -309,7 +305,7 @@ async fn accounts_kernel_and_packages() {
 async fn facts() {
     let Some(lab) = Lab::new('t') else { return };
     lab.up(&["--nodes", "1", "--memory", "512M"]);
-    let mut node = Node::connect(&lab).await;
+    let node = Node::connect(&lab).await;
     let started = Instant::now();
     let facts = node.facts().await;
     let took = started.elapsed();

@@ -184,7 +184,7 @@ impl Action {
                 Ok(Outcome::unchanged([("ansible_facts".to_owned(), Value::Map(facts))].into_iter().collect()))
             }
             Self::Setup => {
-                let facts = link.facts().await?;
+                let facts = link.agent.facts().await?;
                 host.set_facts(facts.as_map().cloned().unwrap_or_default());
                 Ok(Outcome::unchanged(Map::new()))
             }

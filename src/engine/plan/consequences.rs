@@ -55,13 +55,16 @@ pub struct Api {
     pub unavailable: Option<String>,
 }
 
+/// Play, batch, host.
+type Places = IndexSet<(usize, usize, String)>;
+
 /// What the steps of a plan do to units.
 #[derive(Debug, Default)]
 pub struct Effects {
     /// Unit, and whether it ran on a host before.
     running: IndexMap<String, IndexMap<String, bool>>,
-    /// (Unit, what becomes of it), and where: play, batch, host.
-    actions: IndexMap<(String, Action), IndexSet<(usize, usize, String)>>,
+    /// (Unit, what becomes of it), and where.
+    actions: IndexMap<(String, Action), Places>,
 }
 
 impl Effects {
@@ -92,7 +95,7 @@ impl Effects {
     }
 
     pub fn consequences(&self, plays: &[PlayShape]) -> Vec<Consequence> {
-        let one = |((unit, action), places): (&(String, Action), &IndexSet<(usize, usize, String)>)| Consequence {
+        let one = |((unit, action), places): (&(String, Action), &Places)| Consequence {
             unit: short(unit).to_owned(),
             action: *action,
             hosts: places.iter().map(|(.., host)| host.clone()).collect::<IndexSet<_>>().into_iter().collect(),
@@ -169,7 +172,7 @@ pub fn short(unit: &str) -> &str {
 
 /// The largest set of hosts that can be at it at the same time: those of one batch of a play, with those of plays that
 /// nothing puts before or after it.
-fn at_once(places: &IndexSet<(usize, usize, String)>, plays: &[PlayShape]) -> BTreeSet<String> {
+fn at_once(places: &Places, plays: &[PlayShape]) -> BTreeSet<String> {
     let mut batches: IndexMap<usize, IndexMap<usize, BTreeSet<String>>> = IndexMap::new();
     for (play, batch, host) in places {
         batches.entry(*play).or_default().entry(*batch).or_default().insert(host.clone());
