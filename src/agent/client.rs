@@ -28,7 +28,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tunnels::{Connecting, Incoming};
 
@@ -39,6 +39,7 @@ const END: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Agent {
     messages: mpsc::Sender<ToAgent>,
+    bye: Arc<Notify>,
     waiting: Arc<Waiting>,
     next: Arc<AtomicU32>,
 }
@@ -124,8 +125,8 @@ impl Agent {
         let (chunks, chunk_queue) = mpsc::channel(1);
         let (events, receiver) = mpsc::unbounded_channel();
         let waiting = Arc::new(Waiting::default());
-        let wire = Arc::new(Wire::default());
-        let queueing = tokio::spawn(link::queue(wire.clone(), queue, chunk_queue));
+        let (wire, bye) = (Arc::new(Wire::default()), Arc::new(Notify::new()));
+        let queueing = tokio::spawn(link::queue(wire.clone(), queue, chunk_queue, bye.clone()));
         let (serving, records) = (HashMap::new(), Vec::new());
         let mut reader = Reader { waiting: waiting.clone(), events, blobs, chunks, serving, records };
         tokio::spawn(async move {
@@ -133,12 +134,17 @@ impl Agent {
             reader.end(ended);
             queueing.abort();
         });
-        (Self { messages, waiting, next: Arc::default() }, Events(receiver))
+        (Self { messages, bye, waiting, next: Arc::default() }, Events(receiver))
     }
 
     /// Queues a message; waits while the link is slower than what is to be sent.
     pub async fn send(&self, message: ToAgent) -> Result<(), Gone> {
         self.messages.send(message).await.map_err(|_| Gone)
+    }
+
+    /// Says goodbye after what is queued: the agent ends after the task in hand, as it does when the last handle is gone.
+    pub fn say_goodbye(&self) {
+        self.bye.notify_one();
     }
 
     /// Has a request signed with a CA key of this host; returns the certificate in PEM.

@@ -173,6 +173,7 @@ pub fn follow(options: Options, show: Show, verb: Verb, saved: Option<SavedPlan>
             ui::talk(&format!("warning: {complaint}"));
         }
         lock::release(&run).await;
+        connect::disconnect_all(&run).await;
         (recap, exit)
     });
     // What still runs belongs to hosts that are lost or to a run that was stopped.

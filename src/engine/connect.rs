@@ -10,9 +10,14 @@ use crate::system::Mode;
 use crate::template::Scope;
 use crate::transport::{Connection, ConnectionFlags, Target, Transport, Transports};
 use crate::value::{Map, Value};
+use futures_util::future::join_all;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::task::JoinSet;
+
+/// How long agents may take to end.
+const END: Duration = Duration::from_secs(1);
 
 /// What connecting needs, made once a run.
 #[derive(Default)]
@@ -68,6 +73,16 @@ pub async fn facts_all(run: &Arc<Run>) {
         });
     }
     while tasks.join_next().await.is_some() {}
+}
+
+/// Has all agents end. One that has a task in hand, or whose link has dropped, ends by itself later.
+pub async fn disconnect_all(run: &Run) {
+    let links = run.all_links();
+    let ends = links.iter().map(|link| {
+        link.agent.say_goodbye();
+        link.gone()
+    });
+    let _ = tokio::time::timeout(END, join_all(ends)).await;
 }
 
 async fn facts(link: &Link, host: &HostState) -> Result<(), Lost> {

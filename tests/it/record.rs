@@ -100,8 +100,8 @@ fn a_killed_run_is_seen_by_others_and_resumed() {
     let agent = wait_for(&work.join("pid"), &mut killed).trim().parse().unwrap();
     let (_, list, _) = other.kprov(&["runs", "list"]);
     assert!(list.contains(" running "), "{list}");
-    let (code, _, talk) = other.kprov(&["apply", "--resume", "-e", "word=hush"]);
-    assert!(code == 1 && talk.contains("still there"), "{code} {talk}");
+    let (code, out, talk) = other.kprov(&["apply", "--resume", "-e", "word=hush"]);
+    assert!(code == 2 && out.contains("held by"), "{code} {out} {talk}");
     killed.kill().unwrap();
     killed.wait().unwrap();
     kill(agent);
@@ -131,6 +131,8 @@ fn a_killed_run_is_seen_by_others_and_resumed() {
     assert_eq!(code, 0, "{out} {talk}");
     assert!(talk.contains("2 steps finished, 1 begun and not finished"), "{talk}");
     assert!(out.contains("changed | Write two") && !out.contains("| Write one"), "{out}");
+    let left = fs::read_dir(user.home.join(".local/state/kprov/run")).unwrap().count();
+    assert_eq!(left, 0, "agents are left behind");
     assert_eq!(fs::read_to_string(work.join("two")).unwrap(), "new\n");
     let (code, _, talk) = one.kprov(&["apply", "--resume"]);
     assert!(code == 0 && talk.contains("nothing to resume"), "{code} {talk}");

@@ -161,8 +161,13 @@ pub(super) struct Wire {
 }
 
 /// Queues messages as they come, chunks of blobs only while there is nothing else to say, and the goodbye when the last
-/// handle of the agent is gone.
-pub(super) async fn queue(wire: Arc<Wire>, mut messages: mpsc::Receiver<ToAgent>, mut chunks: mpsc::Receiver<ToAgent>) {
+/// handle of the agent is gone, or `bye` says so.
+pub(super) async fn queue(
+    wire: Arc<Wire>,
+    mut messages: mpsc::Receiver<ToAgent>,
+    mut chunks: mpsc::Receiver<ToAgent>,
+    bye: Arc<Notify>,
+) {
     loop {
         while lock(&wire.frames).full() {
             wire.room.notified().await;
@@ -171,6 +176,7 @@ pub(super) async fn queue(wire: Arc<Wire>, mut messages: mpsc::Receiver<ToAgent>
             biased;
             message = messages.recv() => message,
             Some(chunk) = chunks.recv() => Some(chunk),
+            () = bye.notified() => None,
         };
         match message.as_ref().map(frame::encode) {
             Some(Ok(packet)) => lock(&wire.frames).push(packet),
