@@ -1,7 +1,7 @@
 //! `kprov facts`: what hosts tell about themselves.
 
-use super::Exit;
-use super::run::{RunArgs, Verb, find_agent, load, options, runtime};
+use super::run::{RunArgs, Verb, load_hosts, options};
+use super::{Exit, runtime};
 use crate::engine::connect;
 use crate::engine::event::{Event, Status};
 use crate::system::Mode;
@@ -34,16 +34,19 @@ pub fn run(mut args: FactsArgs) -> Exit {
 }
 
 fn facts(args: &RunArgs) -> Result<Exit, Exit> {
-    let (run, mut events) = load(options(args, &Verb::new("facts", Mode::Plan))?)?;
-    find_agent(&run)?;
+    let (run, mut events) = load_hosts(options(args, &Verb::new("facts", Mode::Plan))?)?;
     let runtime = runtime()?;
     runtime.block_on(connect::connect_all(&run));
     let mut exit = Exit::Ok;
     while let Ok(event) = events.try_recv() {
         match event {
-            Event::Task { subject, status: Status::Unreachable, message, .. } => {
-                ui::talk(&format!("{}: unreachable: {}", subject.host, message.unwrap_or_default()));
-                exit = Exit::Unreachable;
+            Event::Task { subject, status: status @ (Status::Failed | Status::Unreachable), message, .. } => {
+                let (what, code) = match status {
+                    Status::Unreachable => ("unreachable", Exit::Unreachable),
+                    _ => ("failed", Exit::Failed),
+                };
+                ui::talk(&format!("{}: {what}: {}", subject.host, message.unwrap_or_default()));
+                exit = if exit == Exit::Unreachable { exit } else { code };
             }
             Event::Warning { text } => ui::talk(&format!("warning: {text}")),
             _ => {}

@@ -1,6 +1,6 @@
 //! `kprov lint`: everything that can be known without a host.
 
-use super::Exit;
+use super::{Exit, refuse};
 use crate::engine::lint::{self, Subject};
 use crate::source::InputErrors;
 use crate::ui;
@@ -32,11 +32,9 @@ pub fn run(args: LintArgs) -> Exit {
     });
     ui::diagnostic::warn(&report.warnings);
     if !report.errors.is_empty() {
-        ui::diagnostic::report(&InputErrors(report.errors));
-        return Exit::Usage;
+        return refuse(&InputErrors(report.errors));
     }
-    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    let warnings = count(report.warnings.len(), "warning");
-    ui::out(&format!("{}, {}, {warnings}\n", count(report.hosts, "host"), count(report.tasks, "task")));
+    let counts = [(report.hosts, "host"), (report.tasks, "task"), (report.warnings.len(), "warning")];
+    ui::out(&format!("{}\n", counts.map(|(n, what)| ui::count(n, what)).join(", ")));
     Exit::Ok
 }

@@ -1,7 +1,7 @@
 //! `kprov lock`: who has the cluster, and how to take it from a run that hangs.
 
-use super::Exit;
-use super::run::{ConnectArgs, load, runtime, usage};
+use super::run::{ConnectArgs, load_hosts};
+use super::{Exit, runtime, usage};
 use crate::agent::protocol::Holder;
 use crate::engine::Run;
 use crate::engine::lock::{self, Answer};
@@ -55,7 +55,7 @@ fn change(args: &LockArgs) -> Result<Exit, Exit> {
         LockVerb::Break(args) => (&args.connect, "break"),
     };
     let words: Vec<_> = [format!("lock {verb}")].into_iter().chain(connect.inventories()).collect();
-    let (run, _) = load(connect.options(words.join(" "))?)?;
+    let (run, _) = load_hosts(connect.options(words.join(" "))?)?;
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
         match &args.verb {

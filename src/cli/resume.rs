@@ -3,9 +3,9 @@
 //! What it did is read from the nodes. Playbook, limit, tags and files of variables are those of that run; tasks that are
 //! done are found to be so and change nothing, and handlers that it left behind are run, as in any apply.
 
-use super::Exit;
-use super::run::{RunArgs, Verb, follow, load, options, runtime, usage};
+use super::run::{RunArgs, Verb, follow, load_hosts, options};
 use super::runs::{all_hosts, complain};
+use super::{Exit, runtime, usage};
 use crate::engine::Options;
 use crate::engine::record::{self, Recorded, State};
 use crate::system::Mode;
@@ -18,7 +18,7 @@ pub fn run(args: &RunArgs, diff: bool) -> Exit {
 
 fn resume(args: &RunArgs, verb: Verb) -> Result<Exit, Exit> {
     let asked = options(args, &verb)?;
-    let (run, _) = load(Options { mode: Mode::Plan, ..asked.clone() })?;
+    let (run, _) = load_hosts(Options { mode: Mode::Plan, ..asked.clone() })?;
     let runtime = runtime()?;
     let records = runtime.block_on(record::read(&run, &all_hosts(&run), None));
     let witnesses = record::witnesses(&run.inventory);
@@ -36,7 +36,10 @@ fn resume(args: &RunArgs, verb: Verb) -> Result<Exit, Exit> {
             ui::talk(&format!("{what} ended well; there is nothing to resume"));
             return Ok(Exit::Ok);
         }
-        State::Running => return Err(usage(&format!("{what} is still there; wait for its end"))),
+        State::Running => {
+            ui::talk(&format!("error: {what} is still there; wait for its end"));
+            return Ok(Exit::Failed);
+        }
         State::Failed | State::Interrupted => {}
     }
     let options = options_of(last, asked).map_err(|message| usage(&message))?;

@@ -1,11 +1,10 @@
 //! The flags that `apply`, `plan` and `validate` share, and the one way in which they run.
 
-use super::Exit;
+use super::{Exit, refuse, runtime, usage};
 use crate::engine::event::{Event, Events};
 use crate::engine::plan::{self, Asked, Limit, Limits, Plan, SavedPlan, Summary};
 use crate::engine::recap::Recap;
 use crate::engine::{Options, Run, connect, lock, preconditions, record};
-use crate::source::InputErrors;
 use crate::system::Mode;
 use crate::transport::ConnectionFlags;
 use crate::ui::{self, Format, Show};
@@ -136,24 +135,23 @@ pub fn run(mut args: RunArgs, verb: Verb) -> Result<Done, Exit> {
 
 /// Runs what the options say, as it was `saved` where it was.
 pub fn follow(options: Options, show: Show, verb: Verb, saved: Option<SavedPlan>) -> Result<Done, Exit> {
-    let (run, receiver) = load(options)?;
+    let (run, receiver) = load_hosts(options)?;
     verb.limits.check(&run.playbook).map_err(|message| usage(&message))?;
     let changed = saved.as_ref().map(SavedPlan::changed_inputs).unwrap_or_default();
     if !changed.is_empty() {
         changed.iter().for_each(|what| ui::talk(&format!("error: not as planned: {what}")));
         return Err(usage("the plan was made of other files; make a new plan"));
     }
-    find_agent(&run)?;
     let runtime = runtime()?;
     let (recap, exit) = runtime.block_on(async {
         let hosts = run.hosts.keys().cloned().collect();
         let reader = tokio::spawn(ui::follow(show, hosts, receiver));
         let work = tokio::spawn(stages(run.clone(), verb, saved));
         watch_interrupt(run.clone());
-        let kept = work.await.unwrap_or_else(|error| {
+        let kept = work.await;
+        if let Err(error) = &kept {
             run.events.send(Event::Warning { text: format!("the run ended early: {error}") });
-            true
-        });
+        }
         run.events.close();
         let recap = reader.await.unwrap_or_default();
         let total = recap.total();
@@ -161,8 +159,11 @@ pub fn follow(options: Options, show: Show, verb: Verb, saved: Option<SavedPlan>
             _ if run.cancelled() => Exit::Interrupted,
             total if total.unreachable > 0 => Exit::Unreachable,
             total if total.failed > 0 => Exit::Failed,
-            _ if !kept => Exit::Usage,
-            _ => Exit::Ok,
+            _ => match kept {
+                Ok(true) => Exit::Ok,
+                Ok(false) => Exit::Usage,
+                Err(_) => Exit::Failed,
+            },
         };
         let status = match exit {
             Exit::Ok => "done",
@@ -187,21 +188,12 @@ pub fn load(options: Options) -> Result<(Arc<Run>, UnboundedReceiver<Event>), Ex
     Ok((run, receiver))
 }
 
-/// Makes sure of the agent before any host is asked.
-pub fn find_agent(run: &Run) -> Result<(), Exit> {
-    run.connector.find_agent().map_err(|error| usage(&error.to_string()))
-}
-
-/// What everything that connects to hosts runs on.
-pub fn runtime() -> Result<tokio::runtime::Runtime, Exit> {
-    let made = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    made.map_err(|error| usage(&format!("cannot start: {error}")))
-}
-
-/// Says what is wrong with what was asked for.
-pub fn usage(message: &str) -> Exit {
-    ui::talk(&format!("error: {message}"));
-    Exit::Usage
+/// The same, and makes sure of the agent and of the way to every host before any of them is asked.
+pub fn load_hosts(options: Options) -> Result<(Arc<Run>, UnboundedReceiver<Event>), Exit> {
+    let (run, receiver) = load(options)?;
+    connect::check_targets(&run).map_err(|errors| refuse(&errors))?;
+    run.connector.find_agent().map_err(|error| usage(&error.to_string()))?;
+    Ok((run, receiver))
 }
 
 /// The stages in order. Nothing is changed on any host before the preconditions of all of them hold, and nobody else
@@ -297,14 +289,6 @@ fn watch_interrupt(run: Arc<Run>) {
             std::process::exit(Exit::Interrupted as i32);
         }
     });
-}
-
-/// Prints mistakes in what the user wrote.
-pub fn refuse(errors: &InputErrors) -> Exit {
-    for error in &errors.0 {
-        ui::talk(&ui::diagnostic::render(error));
-    }
-    Exit::Usage
 }
 
 /// What a run is to do.
