@@ -215,7 +215,9 @@ fn a_required_group_without_hosts_is_a_finding_with_its_line() {
     let (code, text) = kprov(dir.path(), &["validate", "-i", "hosts.ini"]);
     assert_eq!(code, 2, "{text}");
     assert!(
-        text.contains("cluster : groups : found a group without hosts etcd, required at least one host in etcd"),
+        text.contains(
+            "cluster : groups : found a group without hosts etcd, required at least one host in etcd (hosts.ini:5) : "
+        ),
         "{text}"
     );
 }
