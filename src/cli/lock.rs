@@ -1,6 +1,7 @@
 //! `kprov lock`: who has the cluster, and how to take it from a run that hangs.
 
-use super::run::{ConnectArgs, load_hosts};
+use super::args::ConnectArgs;
+use super::run::load_hosts;
 use super::{Exit, runtime, usage};
 use crate::agent::protocol::Holder;
 use crate::engine::Run;
@@ -54,7 +55,7 @@ fn change(args: &LockArgs) -> Result<Exit, Exit> {
         LockVerb::Show(args) => (&args.connect, "show"),
         LockVerb::Break(args) => (&args.connect, "break"),
     };
-    let words: Vec<_> = [format!("lock {verb}")].into_iter().chain(connect.inventories()).collect();
+    let words: Vec<_> = [format!("lock {verb}")].into_iter().chain(connect.input.inventories()).collect();
     let (run, _) = load_hosts(connect.options(words.join(" "))?)?;
     let runtime = runtime()?;
     let exit = runtime.block_on(async {

@@ -4,6 +4,7 @@
 //! user sees goes through `ui`. Exit codes are Ansible's where Ansible has them: [`Exit`].
 
 mod apply;
+mod args;
 mod artifacts;
 mod completion;
 mod facts;

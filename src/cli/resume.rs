@@ -3,7 +3,8 @@
 //! What it did is read from the nodes. Playbook, limit, tags and files of variables are those of that run; tasks that are
 //! done are found to be so and change nothing, and handlers that it left behind are run, as in any apply.
 
-use super::run::{RunArgs, Verb, follow, load_hosts, options};
+use super::args::{RunArgs, options};
+use super::run::{Verb, follow, load_hosts};
 use super::runs::{all_hosts, complain};
 use super::{Exit, runtime, usage};
 use crate::engine::Options;

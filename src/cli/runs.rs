@@ -1,6 +1,7 @@
 //! `kprov runs`: what was done to the hosts, by whom and when, as the nodes have recorded it.
 
-use super::run::{ConnectArgs, load_hosts};
+use super::args::ConnectArgs;
+use super::run::load_hosts;
 use super::{Exit, runtime, usage};
 use crate::engine::Run;
 use crate::engine::record::{self, Records};
