@@ -149,6 +149,12 @@ impl InputError {
         self.help = Some(help.into());
         self
     }
+
+    /// Place, message and help.
+    pub fn in_one_line(&self) -> String {
+        let help = self.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+        format!("{self}{help}")
+    }
 }
 
 /// All the mistakes found in one pass: the user mends them in one go.

@@ -1,7 +1,8 @@
 //! `kprov apply`: brings the hosts to what the inventory says. The recap comes last.
 
 use super::Exit;
-use super::run::{LimitArgs, RunArgs, Verb, run as run_stages};
+use super::args::{LimitArgs, RunArgs};
+use super::run::{Verb, run as run_stages};
 use crate::system::Mode;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! `kprov artifacts`: which files will be installed and from where, and fetching them ahead.
 
-use super::Exit;
 use super::inventory::SourceArgs;
+use super::{Exit, refuse, runtime, usage};
 use crate::artifacts::{Artifact, Catalog, Resolved, Store, architecture, cache_dir};
 use crate::playbook;
 use crate::source::{InputError, InputErrors};
@@ -38,17 +38,13 @@ struct WhichArgs {
 }
 
 pub fn run(args: ArtifactsArgs) -> Exit {
-    let result = match &args.verb {
-        ArtifactsVerb::List(which) => resolve(which).map(|resolved| {
-            ui::out(&table(&resolved));
-            Exit::Ok
-        }),
-        ArtifactsVerb::Fetch(which) => resolve(which).and_then(|resolved| fetch(&resolved)),
-    };
-    result.unwrap_or_else(|errors| {
-        ui::diagnostic::report(&errors);
-        Exit::Usage
-    })
+    match &args.verb {
+        ArtifactsVerb::List(which) => super::print(resolve(which).map(|resolved| table(&resolved))),
+        ArtifactsVerb::Fetch(which) => match resolve(which) {
+            Ok(resolved) => fetch(&resolved).unwrap_or_else(|exit| exit),
+            Err(errors) => refuse(&errors),
+        },
+    }
 }
 
 /// Every artifact of every host and architecture, each once. The key is its name, version and architecture.
@@ -107,14 +103,9 @@ fn table(resolved: &IndexMap<[String; 3], Resolved>) -> String {
     lines
 }
 
-fn fetch(resolved: &IndexMap<[String; 3], Resolved>) -> Result<Exit, InputErrors> {
-    let root = cache_dir().ok_or_else(|| {
-        InputErrors::from(InputError::new("no directory for the cache").help("set HOME or XDG_CACHE_HOME"))
-    })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| InputError::new(format!("cannot start: {error}")))?;
+fn fetch(resolved: &IndexMap<[String; 3], Resolved>) -> Result<Exit, Exit> {
+    let root = cache_dir().ok_or_else(|| usage("no directory for the cache: set HOME or XDG_CACHE_HOME"))?;
+    let runtime = runtime()?;
     let store = Store::new(root);
     let artifacts = resolved.values().filter_map(|resolved| match resolved {
         Resolved::File(artifact) => Some(artifact),

@@ -1,10 +1,10 @@
 //! `kprov facts`: what hosts tell about themselves.
 
-use super::Exit;
-use super::run::{RunArgs, Verb, find_agent, load, options, runtime};
-use crate::engine::connect;
+use super::args::ConnectArgs;
+use super::run::load_hosts;
+use super::{Exit, runtime};
 use crate::engine::event::{Event, Status};
-use crate::system::Mode;
+use crate::engine::{Options, connect};
 use crate::ui;
 use crate::value::{Map, Value};
 use std::time::Duration;
@@ -16,34 +16,38 @@ pub struct FactsArgs {
     #[arg(value_name = "PATTERN", default_value = "all")]
     pattern: String,
     #[command(flatten)]
-    run: RunArgs,
+    connect: ConnectArgs,
+    /// Of these, only hosts that match this pattern
+    #[arg(short, long, value_name = "PATTERN")]
+    limit: Option<String>,
 }
 
 pub fn run(mut args: FactsArgs) -> Exit {
-    args.run.limit = Some(match args.run.limit {
-        Some(limit) => format!("{}:&{limit}", args.pattern),
-        None => args.pattern,
-    });
     // All hosts, unless a playbook was named.
-    if args.run.connect.playbook == "cluster" {
-        "facts".clone_into(&mut args.run.connect.playbook);
+    if args.connect.input.playbook == "cluster" {
+        "facts".clone_into(&mut args.connect.input.playbook);
     }
-    match facts(&args.run) {
+    match facts(&args) {
         Ok(exit) | Err(exit) => exit,
     }
 }
 
-fn facts(args: &RunArgs) -> Result<Exit, Exit> {
-    let (run, mut events) = load(options(args, &Verb::new("facts", Mode::Plan))?)?;
-    find_agent(&run)?;
+fn facts(args: &FactsArgs) -> Result<Exit, Exit> {
+    let limit = args.limit.iter().fold(args.pattern.clone(), |pattern, limit| format!("{pattern}:&{limit}"));
+    let options = Options { limit: Some(limit), ..args.connect.options("facts".to_owned())? };
+    let (run, mut events) = load_hosts(options)?;
     let runtime = runtime()?;
     runtime.block_on(connect::connect_all(&run));
     let mut exit = Exit::Ok;
     while let Ok(event) = events.try_recv() {
         match event {
-            Event::Task { subject, status: Status::Unreachable, message, .. } => {
-                ui::talk(&format!("{}: unreachable: {}", subject.host, message.unwrap_or_default()));
-                exit = Exit::Unreachable;
+            Event::Task { subject, status: status @ (Status::Failed | Status::Unreachable), message, .. } => {
+                let (what, code) = match status {
+                    Status::Unreachable => ("unreachable", Exit::Unreachable),
+                    _ => ("failed", Exit::Failed),
+                };
+                ui::talk(&format!("{}: {what}: {}", subject.host, message.unwrap_or_default()));
+                exit = if exit == Exit::Unreachable { exit } else { code };
             }
             Event::Warning { text } => ui::talk(&format!("warning: {text}")),
             _ => {}

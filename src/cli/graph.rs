@@ -1,19 +1,22 @@
 //! `kprov graph`: what runs on which host, and what waits for what.
 
 use super::Exit;
-use super::run::{RunArgs, Verb, load, options};
-use crate::system::Mode;
+use super::args::{InputArgs, SelectArgs};
+use super::run::load;
 use crate::ui;
 
 /// Print the task graph in the DOT language of Graphviz.
 #[derive(clap::Args)]
 pub struct GraphArgs {
     #[command(flatten)]
-    run: RunArgs,
+    input: InputArgs,
+    #[command(flatten)]
+    select: SelectArgs,
 }
 
 pub fn run(args: GraphArgs) -> Exit {
-    match options(&args.run, &Verb::new("graph", Mode::Plan)).and_then(load) {
+    let options = args.input.options("graph".to_owned());
+    match options.and_then(|options| load(args.select.of(options))) {
         Ok((run, _)) => {
             ui::out(&run.progress.graph().to_dot());
             Exit::Ok

@@ -1,6 +1,6 @@
 //! `kprov init`: an inventory to start from.
 
-use super::Exit;
+use super::{Exit, usage};
 use crate::playbook::Tree;
 use crate::ui;
 use std::io;
@@ -23,10 +23,7 @@ pub fn run(args: InitArgs) -> Exit {
             ui::talk(&format!("name your hosts in {0}, then: kprov apply -i {0}", inventory.display()));
             Exit::Ok
         }
-        Err(error) => {
-            ui::talk(&format!("error: {}: {error}", args.dir.display()));
-            Exit::Usage
-        }
+        Err(error) => usage(&format!("{}: {error}", args.dir.display())),
     }
 }
 

@@ -173,9 +173,8 @@ fn check(source: &SourceArgs) -> Result<String, InputErrors> {
     if !findings.errors.is_empty() {
         return Err(InputErrors(findings.errors));
     }
-    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let warnings = variables.warnings.len() + findings.warnings.len();
-    Ok(format!("{}, {}\n", count(inventory.hosts.len(), "host"), count(warnings, "warning")))
+    Ok(format!("{}, {}\n", ui::count(inventory.hosts.len(), "host"), ui::count(warnings, "warning")))
 }
 
 /// The variables of a host as one mapping, without those that kprov adds. A secret is not shown.

@@ -1,11 +1,11 @@
 //! `kprov lab`: throwaway nodes on this machine, with an inventory for them.
 
-use super::Exit;
+use super::{Exit, refuse};
 use crate::lab::{self, Lab, LabError, LabName, LinkState, NodeStatus, Request, SizeFor};
+use crate::ui::{self, Format, talk as say};
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -79,14 +79,9 @@ struct StatusArgs {
     /// The lab [default: all]
     #[arg(long)]
     name: Option<LabName>,
-    #[arg(long, value_enum, default_value = "text")]
+    /// Text, or JSON lines
+    #[arg(long, value_enum, default_value_t)]
     format: Format,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 #[derive(Args)]
@@ -163,12 +158,10 @@ fn status(args: &StatusArgs) -> Result<(), LabError> {
         None => Lab::all()?,
     };
     let nodes: Vec<NodeStatus> = labs.iter().flat_map(lab::status).collect();
-    let text = match args.format {
+    ui::out(&match args.format {
         Format::Json => nodes.iter().filter_map(|node| Some(serde_json::to_string(node).ok()? + "\n")).collect(),
         Format::Text => table(&nodes),
-    };
-    // A reader that has seen enough is no failure.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    });
     Ok(())
 }
 
@@ -197,23 +190,15 @@ fn table(nodes: &[NodeStatus]) -> String {
 }
 
 fn fail(error: &LabError) -> Exit {
+    if let LabError::Input(input) = error {
+        return refuse(&input.clone().into());
+    }
     say(&format!("error: {error}"));
     match error {
-        LabError::Input(input) => {
-            if let Some(help) = &input.help {
-                say(&format!("help: {help}"));
-            }
-            Exit::Usage
-        }
         LabError::Missing(_) => Exit::Usage,
         LabError::NotAnswering { .. } => Exit::Unreachable,
         _ => Exit::Failed,
     }
-}
-
-/// Talk goes to the standard error.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 #[cfg(test)]

@@ -1,42 +1,32 @@
 //! `kprov lint`: everything that can be known without a host.
 
-use super::Exit;
+use super::args::InputArgs;
+use super::{Exit, refuse};
 use crate::engine::lint::{self, Subject};
 use crate::source::InputErrors;
 use crate::ui;
-use std::path::PathBuf;
 
-/// Find mistakes in inventory, variables, playbook, roles and templates, without connecting to a host.
+/// Find mistakes in inventory, variables, playbook, roles and templates, without connecting to a host; without an
+/// inventory, in the playbook and its roles alone.
 #[derive(clap::Args)]
 pub struct LintArgs {
-    /// Inventory file or directory; without one, only the playbook is read. Can be given more than once
-    #[arg(short, long, value_name = "INVENTORY")]
-    inventory: Vec<PathBuf>,
-    /// Variables: key=value, @file or JSON; can be given more than once
-    #[arg(short, long, value_name = "VARS")]
-    extra_vars: Vec<String>,
-    /// A built-in playbook by name, or a file
-    #[arg(long, default_value = "cluster", value_name = "NAME|FILE")]
-    playbook: String,
-    /// Read the password of vaulted variables from this file
-    #[arg(long, value_name = "FILE", env = "ANSIBLE_VAULT_PASSWORD_FILE")]
-    vault_password_file: Vec<PathBuf>,
+    #[command(flatten)]
+    input: InputArgs,
 }
 
 pub fn run(args: LintArgs) -> Exit {
+    let InputArgs { inventory, extra_vars, playbook, vault_password_file } = args.input;
     let report = lint::lint(&Subject {
-        inventories: args.inventory,
-        extra_vars: args.extra_vars,
-        vault_password_files: args.vault_password_file,
-        playbook: args.playbook,
+        inventories: inventory,
+        extra_vars,
+        vault_password_files: vault_password_file,
+        playbook,
     });
     ui::diagnostic::warn(&report.warnings);
     if !report.errors.is_empty() {
-        ui::diagnostic::report(&InputErrors(report.errors));
-        return Exit::Usage;
+        return refuse(&InputErrors(report.errors));
     }
-    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    let warnings = count(report.warnings.len(), "warning");
-    ui::out(&format!("{}, {}, {warnings}\n", count(report.hosts, "host"), count(report.tasks, "task")));
+    let counts = [(report.hosts, "host"), (report.tasks, "task"), (report.warnings.len(), "warning")];
+    ui::out(&format!("{}\n", counts.map(|(n, what)| ui::count(n, what)).join(", ")));
     Exit::Ok
 }

@@ -1,7 +1,8 @@
 //! `kprov lock`: who has the cluster, and how to take it from a run that hangs.
 
-use super::Exit;
-use super::run::{ConnectArgs, load, runtime, usage};
+use super::args::ConnectArgs;
+use super::run::load_hosts;
+use super::{Exit, runtime, usage};
 use crate::agent::protocol::Holder;
 use crate::engine::Run;
 use crate::engine::lock::{self, Answer};
@@ -54,8 +55,8 @@ fn change(args: &LockArgs) -> Result<Exit, Exit> {
         LockVerb::Show(args) => (&args.connect, "show"),
         LockVerb::Break(args) => (&args.connect, "break"),
     };
-    let words: Vec<_> = [format!("lock {verb}")].into_iter().chain(connect.inventories()).collect();
-    let (run, _) = load(connect.options(words.join(" "))?)?;
+    let words: Vec<_> = [format!("lock {verb}")].into_iter().chain(connect.input.inventories()).collect();
+    let (run, _) = load_hosts(connect.options(words.join(" "))?)?;
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
         match &args.verb {

@@ -4,6 +4,7 @@
 //! user sees goes through `ui`. Exit codes are Ansible's where Ansible has them: [`Exit`].
 
 mod apply;
+mod args;
 mod artifacts;
 mod completion;
 mod facts;
@@ -75,11 +76,26 @@ fn print(result: Result<String, InputErrors>) -> Exit {
             ui::out(&text);
             Exit::Ok
         }
-        Err(errors) => {
-            ui::diagnostic::report(&errors);
-            Exit::Usage
-        }
+        Err(errors) => refuse(&errors),
     }
+}
+
+/// Says what is wrong with what the user wrote.
+fn refuse(errors: &InputErrors) -> Exit {
+    ui::diagnostic::report(errors);
+    Exit::Usage
+}
+
+/// Says what is wrong with what was asked for.
+fn usage(message: &str) -> Exit {
+    ui::talk(&format!("error: {message}"));
+    Exit::Usage
+}
+
+/// What everything that connects to something runs on.
+fn runtime() -> Result<tokio::runtime::Runtime, Exit> {
+    let made = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    made.map_err(|error| usage(&format!("cannot start: {error}")))
 }
 
 /// Parses the arguments of this process and runs the verb.

@@ -1,7 +1,8 @@
 //! `kprov plan`: shows what `apply` would change, computed by the code that changes it. Nothing on a host is touched.
 
 use super::Exit;
-use super::run::{LimitArgs, RunArgs, Verb, run as run_stages};
+use super::args::{LimitArgs, RunArgs};
+use super::run::{Verb, run as run_stages};
 use crate::system::Mode;
 use std::path::PathBuf;
 

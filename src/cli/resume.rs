@@ -3,9 +3,10 @@
 //! What it did is read from the nodes. Playbook, limit, tags and files of variables are those of that run; tasks that are
 //! done are found to be so and change nothing, and handlers that it left behind are run, as in any apply.
 
-use super::Exit;
-use super::run::{RunArgs, Verb, follow, load, options, runtime, usage};
+use super::args::{RunArgs, options};
+use super::run::{Verb, follow, load_hosts};
 use super::runs::{all_hosts, complain};
+use super::{Exit, runtime, usage};
 use crate::engine::Options;
 use crate::engine::record::{self, Recorded, State};
 use crate::system::Mode;
@@ -18,7 +19,7 @@ pub fn run(args: &RunArgs, diff: bool) -> Exit {
 
 fn resume(args: &RunArgs, verb: Verb) -> Result<Exit, Exit> {
     let asked = options(args, &verb)?;
-    let (run, _) = load(Options { mode: Mode::Plan, ..asked.clone() })?;
+    let (run, _) = load_hosts(Options { mode: Mode::Plan, ..asked.clone() })?;
     let runtime = runtime()?;
     let records = runtime.block_on(record::read(&run, &all_hosts(&run), None));
     let witnesses = record::witnesses(&run.inventory);

@@ -1,15 +1,13 @@
-//! The flags that `apply`, `plan` and `validate` share, and the one way in which they run.
+//! The one way in which `apply`, `plan` and `validate` run.
 
-use super::Exit;
+use super::args::{RunArgs, options};
+use super::{Exit, refuse, runtime, usage};
 use crate::engine::event::{Event, Events};
-use crate::engine::plan::{self, Asked, Limit, Limits, Plan, SavedPlan, Summary};
+use crate::engine::plan::{self, Limits, Plan, SavedPlan, Summary};
 use crate::engine::recap::Recap;
 use crate::engine::{Options, Run, connect, lock, preconditions, record};
-use crate::source::InputErrors;
 use crate::system::Mode;
-use crate::transport::ConnectionFlags;
-use crate::ui::{self, Format, Show};
-use crate::vars::Secret;
+use crate::ui::{self, Show};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,84 +15,6 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 /// How long a run that is stopped may take to end what is in flight.
 const LAST_WORDS: Duration = Duration::from_secs(3);
-
-/// Which hosts there are, and how to get in.
-#[derive(clap::Args)]
-pub struct ConnectArgs {
-    /// Inventory file or directory, or a list of hosts that ends in a comma; can be given more than once
-    #[arg(short, long, value_name = "INVENTORY")]
-    inventory: Vec<PathBuf>,
-    /// Variables: key=value, @file or JSON; can be given more than once
-    #[arg(short, long, value_name = "VARS")]
-    extra_vars: Vec<String>,
-    /// How many hosts are connected to at the same time
-    #[arg(short, long, default_value_t = 50)]
-    forks: usize,
-    /// A built-in playbook by name, or a file
-    #[arg(long, default_value = "cluster", value_name = "NAME|FILE")]
-    pub playbook: String,
-    /// Connect as this user
-    #[arg(short, long)]
-    user: Option<String>,
-    /// Log in with this key
-    #[arg(long, value_name = "FILE")]
-    private_key: Option<PathBuf>,
-    /// Become another user (root) on the hosts
-    #[arg(short, long)]
-    r#become: bool,
-    /// The user to become
-    #[arg(long, value_name = "USER")]
-    become_user: Option<String>,
-    /// Ask for the sudo password
-    #[arg(short = 'K', long)]
-    ask_become_pass: bool,
-    /// Read the sudo password from this file
-    #[arg(long, value_name = "FILE", conflicts_with = "ask_become_pass")]
-    become_password_file: Option<PathBuf>,
-    /// Give up connecting after this many seconds
-    #[arg(short = 'T', long, value_name = "SECONDS")]
-    timeout: Option<u64>,
-    /// Read the password of vaulted variables from this file
-    #[arg(long, value_name = "FILE", env = "ANSIBLE_VAULT_PASSWORD_FILE")]
-    vault_password_file: Vec<PathBuf>,
-}
-
-#[derive(clap::Args)]
-pub struct RunArgs {
-    #[command(flatten)]
-    pub connect: ConnectArgs,
-    /// Only hosts that match this pattern
-    #[arg(short, long, value_name = "PATTERN")]
-    pub limit: Option<String>,
-    /// Only tasks with these tags
-    #[arg(short, long, value_delimiter = ',')]
-    tags: Vec<String>,
-    /// No tasks with these tags
-    #[arg(long, value_delimiter = ',', value_name = "TAGS")]
-    skip_tags: Vec<String>,
-    /// Text, or JSON lines
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-    /// Show tasks that change nothing too, and how long stages take
-    #[arg(short, long)]
-    verbose: bool,
-    /// How long to wait for another run
-    #[arg(skip)]
-    pub lock_timeout: Duration,
-}
-
-#[derive(clap::Args)]
-pub struct LimitArgs {
-    /// Refuse to take a unit down on more hosts at the same time: kubelet=10%,etcd=1
-    #[arg(long, value_delimiter = ',', value_name = "UNIT=HOSTS")]
-    max_disruption: Vec<Limit>,
-}
-
-impl From<LimitArgs> for Limits {
-    fn from(args: LimitArgs) -> Self {
-        Self(args.max_disruption)
-    }
-}
 
 /// What a verb makes of the shared flags.
 pub struct Verb {
@@ -136,24 +56,23 @@ pub fn run(mut args: RunArgs, verb: Verb) -> Result<Done, Exit> {
 
 /// Runs what the options say, as it was `saved` where it was.
 pub fn follow(options: Options, show: Show, verb: Verb, saved: Option<SavedPlan>) -> Result<Done, Exit> {
-    let (run, receiver) = load(options)?;
+    let (run, receiver) = load_hosts(options)?;
     verb.limits.check(&run.playbook).map_err(|message| usage(&message))?;
     let changed = saved.as_ref().map(SavedPlan::changed_inputs).unwrap_or_default();
     if !changed.is_empty() {
         changed.iter().for_each(|what| ui::talk(&format!("error: not as planned: {what}")));
         return Err(usage("the plan was made of other files; make a new plan"));
     }
-    find_agent(&run)?;
     let runtime = runtime()?;
     let (recap, exit) = runtime.block_on(async {
         let hosts = run.hosts.keys().cloned().collect();
         let reader = tokio::spawn(ui::follow(show, hosts, receiver));
         let work = tokio::spawn(stages(run.clone(), verb, saved));
         watch_interrupt(run.clone());
-        let kept = work.await.unwrap_or_else(|error| {
+        let kept = work.await;
+        if let Err(error) = &kept {
             run.events.send(Event::Warning { text: format!("the run ended early: {error}") });
-            true
-        });
+        }
         run.events.close();
         let recap = reader.await.unwrap_or_default();
         let total = recap.total();
@@ -161,8 +80,11 @@ pub fn follow(options: Options, show: Show, verb: Verb, saved: Option<SavedPlan>
             _ if run.cancelled() => Exit::Interrupted,
             total if total.unreachable > 0 => Exit::Unreachable,
             total if total.failed > 0 => Exit::Failed,
-            _ if !kept => Exit::Usage,
-            _ => Exit::Ok,
+            _ => match kept {
+                Ok(true) => Exit::Ok,
+                Ok(false) => Exit::Usage,
+                Err(_) => Exit::Failed,
+            },
         };
         let status = match exit {
             Exit::Ok => "done",
@@ -188,21 +110,12 @@ pub fn load(options: Options) -> Result<(Arc<Run>, UnboundedReceiver<Event>), Ex
     Ok((run, receiver))
 }
 
-/// Makes sure of the agent before any host is asked.
-pub fn find_agent(run: &Run) -> Result<(), Exit> {
-    run.connector.find_agent().map_err(|error| usage(&error.to_string()))
-}
-
-/// What everything that connects to hosts runs on.
-pub fn runtime() -> Result<tokio::runtime::Runtime, Exit> {
-    let made = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    made.map_err(|error| usage(&format!("cannot start: {error}")))
-}
-
-/// Says what is wrong with what was asked for.
-pub fn usage(message: &str) -> Exit {
-    ui::talk(&format!("error: {message}"));
-    Exit::Usage
+/// The same, and makes sure of the agent and of the way to every host before any of them is asked.
+pub fn load_hosts(options: Options) -> Result<(Arc<Run>, UnboundedReceiver<Event>), Exit> {
+    let (run, receiver) = load(options)?;
+    connect::check_targets(&run).map_err(|errors| refuse(&errors))?;
+    run.connector.find_agent().map_err(|error| usage(&error.to_string()))?;
+    Ok((run, receiver))
 }
 
 /// The stages in order. Nothing is changed on any host before the preconditions of all of them hold, and nobody else
@@ -298,110 +211,4 @@ fn watch_interrupt(run: Arc<Run>) {
             std::process::exit(Exit::Interrupted as i32);
         }
     });
-}
-
-/// Prints mistakes in what the user wrote.
-pub fn refuse(errors: &InputErrors) -> Exit {
-    for error in &errors.0 {
-        ui::talk(&ui::diagnostic::render(error));
-    }
-    Exit::Usage
-}
-
-/// What a run is to do.
-pub fn options(args: &RunArgs, verb: &Verb) -> Result<Options, Exit> {
-    Ok(Options {
-        mode: verb.mode,
-        limit: args.limit.clone(),
-        tags: args.tags.clone(),
-        skip_tags: args.skip_tags.clone(),
-        lock_timeout: args.lock_timeout,
-        only_preconditions: verb.only_preconditions,
-        ..args.connect.options(command(args, verb))?
-    })
-}
-
-impl RunArgs {
-    pub fn show(&self, verb: &Verb) -> Show {
-        let plan = verb.mode == Mode::Plan;
-        Show { verb: verb.name, format: self.format, verbose: self.verbose, diff: verb.diff, plan }
-    }
-
-    /// Takes what was asked for a plan for what is asked now.
-    fn ask(&mut self, asked: Asked) {
-        let Asked { inventories, limit, tags, skip_tags, playbook, extra_vars } = asked;
-        (self.connect.inventory, self.connect.playbook, self.connect.extra_vars) = (inventories, playbook, extra_vars);
-        (self.limit, self.tags, self.skip_tags) = (limit, tags, skip_tags);
-    }
-}
-
-impl ConnectArgs {
-    /// A run that looks and changes nothing, of all hosts.
-    pub fn options(&self, command: String) -> Result<Options, Exit> {
-        if self.inventory.is_empty() {
-            return Err(usage("there is no inventory: name one with -i"));
-        }
-        let become_password = match (&self.become_password_file, self.ask_become_pass) {
-            (Some(file), _) => {
-                let text = std::fs::read_to_string(file).map_err(|e| usage(&format!("{}: {e}", file.display())))?;
-                Some(Secret::new(text.trim_end_matches('\n')))
-            }
-            (None, true) => {
-                ui::prompt("BECOME password: ");
-                let typed = console::Term::stderr().read_secure_line();
-                let typed = typed.map_err(|e| usage(&format!("cannot read the password: {e}")))?;
-                Some(Secret::new(typed))
-            }
-            (None, false) => None,
-        };
-        Ok(Options {
-            mode: Mode::Plan,
-            inventories: self.inventory.clone(),
-            limit: None,
-            tags: Vec::new(),
-            skip_tags: Vec::new(),
-            extra_vars: self.extra_vars.clone(),
-            vault_password_files: self.vault_password_file.clone(),
-            playbook: self.playbook.clone(),
-            forks: self.forks,
-            connection: ConnectionFlags {
-                user: self.user.clone(),
-                private_key: self.private_key.clone(),
-                escalate: self.r#become,
-                become_user: self.become_user.clone(),
-                become_password,
-                timeout: self.timeout.map(Duration::from_secs),
-                ..ConnectionFlags::default()
-            },
-            lock_timeout: Duration::ZERO,
-            only_preconditions: false,
-            command,
-            plan: None,
-            resumes: None,
-        })
-    }
-
-    /// The inventories as they were given.
-    pub fn inventories(&self) -> impl Iterator<Item = String> {
-        self.inventory.iter().map(|inventory| format!("-i {}", inventory.display()))
-    }
-}
-
-/// The verb and the flags that say what is done where. Values of variables stay out: they may be secret.
-fn command(args: &RunArgs, verb: &Verb) -> String {
-    let mut words = vec![verb.name.to_owned()];
-    words.extend(verb.plan.iter().map(|plan| format!("--plan {}", plan.display())));
-    words.extend(args.connect.inventories());
-    let playbook = &args.connect.playbook;
-    let flags = [("--playbook", (playbook != "cluster").then(|| playbook.clone())), ("-l", args.limit.clone())];
-    let lists = [("-t", &args.tags), ("--skip-tags", &args.skip_tags)];
-    let lists = lists.into_iter().map(|(flag, list)| (flag, (!list.is_empty()).then(|| list.join(","))));
-    words.extend(flags.into_iter().chain(lists).filter_map(|(flag, value)| Some(format!("{flag} {}", value?))));
-    for extra in &args.connect.extra_vars {
-        words.push(match extra.strip_prefix('@') {
-            Some(_) => format!("-e {extra}"),
-            None => format!("-e {}=…", extra.split_once('=').map_or("", |(name, _)| name)),
-        });
-    }
-    words.join(" ")
 }

@@ -1,7 +1,8 @@
 //! `kprov runs`: what was done to the hosts, by whom and when, as the nodes have recorded it.
 
-use super::Exit;
-use super::run::{ConnectArgs, load, runtime, usage};
+use super::args::ConnectArgs;
+use super::run::load_hosts;
+use super::{Exit, runtime, usage};
 use crate::engine::Run;
 use crate::engine::record::{self, Records};
 use crate::ui::{self, Format};
@@ -45,7 +46,7 @@ pub fn run(args: RunsArgs) -> Exit {
 }
 
 fn list(place: &WhereArgs) -> Result<Exit, Exit> {
-    let (run, _) = load(place.connect.options("runs list".to_owned())?)?;
+    let (run, _) = load_hosts(place.connect.options("runs list".to_owned())?)?;
     let hosts = record::witnesses(&run.inventory);
     let records = runtime()?.block_on(record::read(&run, &hosts, None));
     let exit = complain(&records);
@@ -58,7 +59,7 @@ fn list(place: &WhereArgs) -> Result<Exit, Exit> {
 }
 
 fn show(name: &str, place: &WhereArgs) -> Result<Exit, Exit> {
-    let (run, _) = load(place.connect.options("runs show".to_owned())?)?;
+    let (run, _) = load_hosts(place.connect.options("runs show".to_owned())?)?;
     let runtime = runtime()?;
     let known = runtime.block_on(record::read(&run, &all_hosts(&run), None));
     let exit = complain(&known);

@@ -1,7 +1,8 @@
 //! `kprov validate`: checks the preconditions of all hosts and prints every finding. Changes nothing.
 
 use super::Exit;
-use super::run::{RunArgs, Verb, run as run_stages};
+use super::args::RunArgs;
+use super::run::{Verb, run as run_stages};
 use crate::system::Mode;
 
 /// Check the preconditions of all hosts.

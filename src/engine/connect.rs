@@ -6,6 +6,7 @@ use super::link::{Link, gather_facts};
 use super::run::Run;
 use super::scope::TaskScope;
 use crate::agent::client::{Agent, AgentBinary, BinaryError, LaunchError, Lost, Patience, Route};
+use crate::source::{InputError, InputErrors};
 use crate::system::Mode;
 use crate::template::Scope;
 use crate::transport::{Connection, ConnectionFlags, Target, Transport, Transports};
@@ -95,7 +96,8 @@ async fn facts(link: &Link, host: &HostState) -> Result<(), Lost> {
 pub async fn connect(run: &Arc<Run>, host: &str) -> Result<Arc<Link>, Lost> {
     let located = run.connector.binary.get_or_try_init(|| async { AgentBinary::locate().map(Arc::new) }).await;
     let binary = located.map_err(|error| Lost::Agent(error.to_string()))?.clone();
-    let (target, transport) = (target(run, host).map_err(Lost::Agent)?, run.connector.transports.clone());
+    let target = target(run, host).map_err(|error| Lost::Agent(error.in_one_line()))?;
+    let transport = run.connector.transports.clone();
     let launched = match run.options.mode {
         Mode::Plan => {
             let session = transport.connect(&target).await.map_err(|error| Lost::Connection(error.to_string()))?;
@@ -115,8 +117,20 @@ pub async fn connect(run: &Arc<Run>, host: &str) -> Result<Arc<Link>, Lost> {
     Ok(Link::start(run.clone(), host, agent, events))
 }
 
+/// Finds mistakes in what says how to connect, before any host is asked.
+pub fn check_targets(run: &Arc<Run>) -> Result<(), InputErrors> {
+    let mut errors: Vec<InputError> = Vec::new();
+    for error in run.hosts.keys().filter_map(|host| target(run, host).err()) {
+        // A flag or a group's variable is told once.
+        if !errors.iter().any(|known| known.to_string() == error.to_string()) {
+            errors.push(error);
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(InputErrors(errors)) }
+}
+
 /// The connection variables of a host, rendered.
-fn target(run: &Arc<Run>, host: &str) -> Result<Target, String> {
+fn target(run: &Arc<Run>, host: &str) -> Result<Target, InputError> {
     let plays = run.playbook.plays.iter().zip(&*run.shapes);
     let mut of_host =
         plays.filter(|(_, shape)| shape.batches.iter().flatten().any(|name| name == host)).map(|(play, _)| play);
@@ -125,9 +139,10 @@ fn target(run: &Arc<Run>, host: &str) -> Result<Target, String> {
         return match host {
             "localhost" | "127.0.0.1" => {
                 let vars: Map = [("ansible_connection".to_owned(), Value::from("local"))].into_iter().collect();
-                Target::from_vars(host, &vars, &ConnectionFlags::default()).map_err(|e| e.to_string())
+                Target::from_vars(host, &vars, &ConnectionFlags::default())
+                    .map_err(|error| InputError::new(error.to_string()))
             }
-            _ => Err(format!("{host} is not in the inventory")),
+            _ => Err(InputError::new(format!("{host} is not in the inventory"))),
         };
     }
     let scope: Arc<dyn Scope> = Arc::new(TaskScope::of_host(run, host));
@@ -139,8 +154,8 @@ fn target(run: &Arc<Run>, host: &str) -> Result<Target, String> {
         }
         let Some(var) = scope.lookup(&name) else { continue };
         let value = run.templar.render(&var.value, &scope).map_err(|error| match &var.origin {
-            Some(origin) => error.into_input(origin).to_string(),
-            None => format!("{name}: {error}"),
+            Some(origin) => error.into_input(origin),
+            None => InputError::new(format!("{name}: {error}")),
         })?;
         vars.insert(name, value);
     }
@@ -148,7 +163,7 @@ fn target(run: &Arc<Run>, host: &str) -> Result<Target, String> {
     let flags = ConnectionFlags { escalate, inventory_dir, ..run.options.connection.clone() };
     let mut target = Target::from_vars(host, &vars, &flags).map_err(|error| {
         let origin = scope.lookup(&error.variable).and_then(|var| var.origin.clone());
-        origin.map_or_else(|| error.to_string(), |origin| format!("{origin}: {error}"))
+        InputError { span: origin, ..InputError::new(error.to_string()) }
     })?;
     if target.connection == Connection::Local {
         target.user = None;

@@ -16,7 +16,7 @@ use crate::modules::{Failure, Grade, Outcome};
 use crate::playbook::{Block, Loop, Step, Task};
 use crate::source::{InputError, Spanned};
 use crate::template::{Scope, Truth};
-use crate::value::{Map, Value};
+use crate::value::Value;
 use petgraph::stable_graph::NodeIndex;
 use std::collections::HashSet;
 use std::future::Future;
@@ -304,13 +304,14 @@ impl Driver {
         let Some(Loop { items, flatten, var, index_var, .. }) = &task.keywords.loop_ else {
             return Ok((vec![(None, Ok(Vec::new()))], false));
         };
-        let rendered = self.run.templar.render(&items.value, scope).map_err(|e| at(e.into_input(&items.span)))?;
+        let rendered =
+            self.run.templar.render(&items.value, scope).map_err(|e| Failure::from(e.into_input(&items.span)))?;
         let list = match rendered {
             Value::List(list) => list,
             Value::Unknown(after) => vec![Value::Unknown(after)],
             other if *flatten => vec![other],
             other => {
-                return Err(at(InputError::at(
+                return Err(Failure::from(InputError::at(
                     &items.span,
                     format!("`loop` needs a list, found {}", other.type_name()),
                 )));
@@ -355,10 +356,17 @@ impl Driver {
             let number = |given: &Option<Spanned<Value>>, default: i64| match given {
                 None => Ok(default),
                 Some(given) => {
-                    match self.run.templar.render(&given.value, scope).map_err(|e| at(e.into_input(&given.span)))? {
+                    match self
+                        .run
+                        .templar
+                        .render(&given.value, scope)
+                        .map_err(|e| Failure::from(e.into_input(&given.span)))?
+                    {
                         Value::Int(n) if n >= 0 => Ok(n),
                         Value::String(s) if s.trim().parse::<u32>().is_ok() => Ok(s.trim().parse().unwrap_or_default()),
-                        other => Err(at(InputError::at(&given.span, format!("expected a number, found {other}")))),
+                        other => {
+                            Err(Failure::from(InputError::at(&given.span, format!("expected a number, found {other}"))))
+                        }
                     }
                 }
             };
@@ -513,7 +521,7 @@ impl Driver {
     }
 
     fn condition(&self, condition: &Spanned<Value>, scope: &Arc<dyn Scope>) -> Result<Truth, Failure> {
-        self.run.templar.condition(&condition.value, scope).map_err(|e| at(e.into_input(&condition.span)))
+        self.run.templar.condition(&condition.value, scope).map_err(|e| Failure::from(e.into_input(&condition.span)))
     }
 
     /// Sends a node task to the agent of the host (or of the one it is delegated to), or runs a controller's own action.
@@ -531,7 +539,12 @@ impl Driver {
         let delegate = match &task.keywords.delegate_to {
             None => None,
             Some(name) => {
-                match self.run.templar.render_str(&name.value, scope).map_err(|e| at(e.into_input(&name.span)))? {
+                match self
+                    .run
+                    .templar
+                    .render_str(&name.value, scope)
+                    .map_err(|e| Failure::from(e.into_input(&name.span)))?
+                {
                     Value::String(host) if host != self.host.name => Some(self.run.link_of(&host).await?),
                     _ => None,
                 }
@@ -591,10 +604,4 @@ fn needs_verdict(task: &Task) -> bool {
         conditions.is_some() && super::collect::literal(conditions).is_none()
     };
     !task.keywords.until.is_empty() || dynamic(&task.keywords.failed_when) || dynamic(&task.keywords.changed_when)
-}
-
-/// A mistake found while a task was evaluated, as the reason of its failure.
-fn at(error: InputError) -> Failure {
-    let help = error.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
-    Failure { message: format!("{error}{help}"), result: Map::new() }
 }

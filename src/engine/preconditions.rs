@@ -40,10 +40,9 @@ pub async fn check(run: &Arc<Run>) -> bool {
         Ok(findings) => findings,
         Err(errors) => {
             for error in errors.0 {
-                let help = error.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
                 run.events.send(Event::Finding {
                     host: None,
-                    text: format!("cluster : variables : {error}{help}"),
+                    text: format!("cluster : variables : {}", error.in_one_line()),
                     fatal: true,
                 });
             }
@@ -55,10 +54,9 @@ pub async fn check(run: &Arc<Run>) -> bool {
     match sources(run, &facts).await {
         Ok(more) => findings.extend(more),
         Err(error) => {
-            let help = error.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
             run.events.send(Event::Finding {
                 host: None,
-                text: format!("cluster : artifacts : {error}{help}"),
+                text: format!("cluster : artifacts : {}", error.in_one_line()),
                 fatal: true,
             });
             fail(run, facts.keys(), "the artifacts cannot be resolved");
@@ -72,11 +70,10 @@ pub async fn check(run: &Arc<Run>) -> bool {
 fn variables(run: &Arc<Run>) -> bool {
     let mut failed = BTreeMap::new();
     for (error, hosts) in super::variables::check(run) {
-        let help = error.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
         let names: Vec<&str> = hosts.iter().map(String::as_str).collect();
         run.events.send(Event::Finding {
             host: hosts.first().filter(|_| hosts.len() == 1).cloned(),
-            text: format!("{} : variables : {error}{help}", names.join(", ")),
+            text: format!("{} : variables : {}", names.join(", "), error.in_one_line()),
             fatal: true,
         });
         for host in hosts {

@@ -99,9 +99,14 @@ impl<'a> Args<'a> {
     }
 
     pub fn str(&mut self, name: &'static str) -> Result<String, ArgError> {
-        self.opt_str(name)?.ok_or_else(|| {
-            let near = near_miss(name, self.map.keys().map(String::as_str));
-            ArgError { help: near.map(|near| format!("`{near}` is no argument of this module")), ..missing(name) }
+        self.required(&[name])
+    }
+
+    /// The same for one with several spellings. What is left may have been meant for it.
+    pub fn required(&mut self, names: &[&'static str]) -> Result<String, ArgError> {
+        self.first_of(names)?.ok_or_else(|| {
+            let near = names.iter().find_map(|name| near_miss(name, self.map.keys().map(String::as_str)));
+            ArgError { help: near.map(|near| format!("`{near}` is no argument of this module")), ..missing(names[0]) }
         })
     }
 

@@ -46,7 +46,7 @@ impl Copy {
         use super::args::{ArgError, missing};
         /// A task crosses the wire in one frame.
         const LONGEST: usize = 8 << 20;
-        let dest = args.first_of(&["dest"])?.ok_or_else(|| missing("dest"))?;
+        let dest = args.str("dest")?;
         if !dest.starts_with('/') {
             return Err(ArgError::new("dest", format!("`dest` is `{dest}`, expected an absolute path")));
         }

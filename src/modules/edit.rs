@@ -64,8 +64,8 @@ pub struct Edited {
 impl Edit {
     #[cfg(feature = "controller")]
     pub fn from_args(args: &mut super::args::Args<'_>) -> Result<Self, super::args::ArgError> {
-        use super::args::{ArgError, missing};
-        let path = args.first_of(&["path", "dest", "destfile", "name"])?.ok_or_else(|| missing("path"))?;
+        use super::args::ArgError;
+        let path = args.required(&["path", "dest", "destfile", "name"])?;
         if !path.starts_with('/') {
             return Err(ArgError::new("path", format!("`path` is `{path}`, expected an absolute path")));
         }

@@ -51,8 +51,8 @@ const STATES: [(&str, FileState); 6] = [
 #[cfg(feature = "controller")]
 impl File {
     pub fn from_args(mut args: super::args::Args<'_>) -> Result<Self, super::args::ArgError> {
-        use super::args::{ArgError, missing};
-        let path = args.first_of(&["path", "dest", "name"])?.ok_or_else(|| missing("path"))?;
+        use super::args::ArgError;
+        let path = args.required(&["path", "dest", "name"])?;
         if !path.starts_with('/') {
             return Err(ArgError::new("path", format!("`path` is `{path}`, expected an absolute path")));
         }

@@ -5,7 +5,7 @@
 //! [`converge`] is the only caller of all three, for `plan` and `apply` alike. One file per module; each file also holds
 //! what its arguments are (`args`, controller side: names, types, defaults as in Ansible's documentation of the module).
 
-use crate::source::digest_of;
+use crate::source::{InputError, digest_of};
 use crate::system::{System, SystemError, UnitAction, View, Writer};
 use crate::value::Map;
 use serde::{Deserialize, Serialize};
@@ -150,6 +150,12 @@ pub struct Failure {
 impl Failure {
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), result: Map::new() }
+    }
+}
+
+impl From<InputError> for Failure {
+    fn from(error: InputError) -> Self {
+        Self::new(error.in_one_line())
     }
 }
 

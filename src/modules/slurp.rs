@@ -22,7 +22,7 @@ const LONGEST: u64 = 8 << 20;
 #[cfg(feature = "controller")]
 impl Slurp {
     pub fn from_args(mut args: super::args::Args<'_>) -> Result<Self, super::args::ArgError> {
-        let src = args.first_of(&["src", "path"])?.ok_or_else(|| super::args::missing("src"))?;
+        let src = args.required(&["src", "path"])?;
         args.finish()?;
         Ok(Self { src: src.into() })
     }

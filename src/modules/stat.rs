@@ -32,9 +32,9 @@ pub enum Algorithm {
 #[cfg(feature = "controller")]
 impl Stat {
     pub fn from_args(mut args: super::args::Args<'_>) -> Result<Self, super::args::ArgError> {
-        use super::args::{ArgError, missing};
+        use super::args::ArgError;
         const NAMES: [&str; 5] = ["sha1", "sha224", "sha256", "sha384", "sha512"];
-        let path = args.first_of(&["path", "dest", "name"])?.ok_or_else(|| missing("path"))?;
+        let path = args.required(&["path", "dest", "name"])?;
         let mut algorithm = Algorithm::Sha1;
         for name in ["checksum_algorithm", "checksum", "checksum_algo"] {
             algorithm = match args.choice(name, &NAMES)? {

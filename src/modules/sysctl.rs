@@ -47,7 +47,7 @@ pub struct Change {
 impl Sysctl {
     pub fn from_args(mut args: super::args::Args<'_>) -> Result<Self, super::args::ArgError> {
         use super::args::{ArgError, missing};
-        let name = args.first_of(&["name", "key"])?.ok_or_else(|| missing("name"))?;
+        let name = args.required(&["name", "key"])?;
         // YAML makes booleans of these words, and so does Ansible here.
         let value = args.first_of(&["value", "val"])?.map(|text| match Value::from(text.as_str()).to_bool() {
             Some(truth) => i32::from(truth).to_string(),

@@ -50,9 +50,9 @@ pub enum Change {
 #[cfg(feature = "controller")]
 impl User {
     pub fn from_args(mut args: super::args::Args<'_>) -> Result<Self, super::args::ArgError> {
-        use super::args::{ArgError, missing};
+        use super::args::ArgError;
         let user = Self {
-            name: args.first_of(&["name", "user"])?.ok_or_else(|| missing("name"))?,
+            name: args.required(&["name", "user"])?,
             absent: args.choice("state", &["present", "absent"])? == Some("absent"),
             uid: super::group::id(&mut args, "uid")?,
             group: args.opt_str("group")?,

@@ -83,11 +83,15 @@ mod tests {
         let cluster = Fixture::three();
         assert_eq!(cluster.run_cluster(required_groups), []);
         let cluster = Fixture::new("[kube_nodes]\nn1\n[etcd]\n[kube_control_plane]\nn1\n");
+        let origin = cluster.inventory.groups["etcd"].origin.clone().unwrap();
+        assert_eq!(origin.line(), 3);
         assert_eq!(
             cluster.lines_of_cluster(required_groups),
             [
-                "cluster : groups : found a group without hosts etcd, required at least one host in etcd : \
-             list its hosts in the inventory under [etcd]",
+                &format!(
+                    "cluster : groups : found a group without hosts etcd, required at least one host in etcd ({origin}) : \
+             list its hosts in the inventory under [etcd]"
+                ),
                 "cluster : groups : found no such group kube_node, required at least one host in kube_node : \
              list its hosts in the inventory under [kube_node]; did you mean `kube_nodes` to be `kube_node`?",
             ]

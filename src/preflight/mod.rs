@@ -33,7 +33,7 @@ pub struct Finding {
     pub required: String,
     /// The variable that sets the limit.
     pub variable: Option<String>,
-    /// Where the value of that variable was written.
+    /// Where the value of that variable was written, or what the finding is about.
     pub origin: Option<Span>,
     /// How to go on.
     pub help: String,

@@ -15,7 +15,8 @@ fn line(finding: &Finding) -> String {
     match (&finding.variable, &finding.origin) {
         (Some(variable), Some(origin)) => line += &format!(" ({variable}, {origin})"),
         (Some(variable), None) => line += &format!(" ({variable})"),
-        (None, _) => {}
+        (None, Some(origin)) => line += &format!(" ({origin})"),
+        (None, None) => {}
     }
     if !finding.help.is_empty() {
         line += &format!(" : {}", finding.help);

@@ -105,8 +105,11 @@ pub(super) fn refuse_undefined(value: &Jinja, read: bool) -> Result<(), Error> {
     match value.kind() {
         ValueKind::Undefined => Err(undefined(value)),
         ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => {
-            if value.downcast_object_ref::<Lazy>().is_some_and(|lazy| !read || lazy.is_data()) {
-                return Ok(());
+            if let Some(lazy) = value.downcast_object::<Lazy>() {
+                return match read {
+                    true => lazy.resolve().map(drop).map_err(|error| lazy.session().fail(error)),
+                    false => Ok(()),
+                };
             }
             let is_map = value.kind() == ValueKind::Map;
             for item in value.try_iter()?.checked() {

@@ -44,11 +44,6 @@ impl Lazy {
         &self.session
     }
 
-    /// Whether there is no template in it to evaluate.
-    pub fn is_data(&self) -> bool {
-        self.place().is_none()
-    }
-
     /// The value as the template language has it.
     pub fn expose(self: &Arc<Self>) -> Jinja {
         match self.value() {

@@ -83,6 +83,11 @@ pub fn pretty(value: &Value) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// `1 host`, `2 hosts`
+pub fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 /// Writes a line to stderr.
 pub fn talk(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");

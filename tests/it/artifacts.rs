@@ -508,3 +508,42 @@ fn the_command_lists_and_fetches() {
     assert_eq!((code, stdout.as_str()), (Some(2), ""));
     assert!(stderr.contains("has the wrong digest: expected sha256:"), "{stderr}");
 }
+
+#[test]
+fn what_cannot_be_had_fails_its_task_and_leaves_nothing() {
+    let whole = vec![b'x'; 100_000];
+    let half = || Answer::Half(whole.clone());
+    let answers = vec![Answer::Body(b"evil".to_vec()), half(), half(), half(), Answer::Body(whole.clone())];
+    let mirror = Mirror::new([(PATH, answers)]);
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("hosts.ini", "n1 ansible_connection=local\n");
+    let catalog =
+        "artifacts: {tool: {version: tool_version, checksums: sums, path: 'example.org/tool/v{version}/tool-{arch}'}}";
+    let vars = format!(
+        "artifact_sources: ['{}']\ntool_version: '1.0'\nsums: {{amd64: {{'1.0': 'sha256:{hex}'}}, arm64: {{'1.0': 'sha256:{hex}'}}}}\n",
+        mirror.url,
+        hex = sha256(&whole)
+    );
+    let task = "- hosts: all\n  tasks:\n    - name: Get the tool\n      artifact: {name: tool, dest: '{{ playbook_dir }}/bin'}\n";
+    write("site.yml", task);
+    std::fs::create_dir(dir.path().join("group_vars")).unwrap();
+    write("group_vars/all.yml", &format!("{vars}{catalog}\n"));
+    let kprov = || {
+        let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_kprov"));
+        command.env("XDG_CACHE_HOME", dir.path().join("cache")).current_dir(dir.path()).env_remove("KPROV_AGENT");
+        command.args(["apply", "-i", "hosts.ini", "--playbook", "site.yml", "--lock-timeout", "120"]);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    for says in ["has the wrong digest: expected sha256:", "cannot be had from any source"] {
+        let (code, text) = kprov();
+        assert!(code == Some(2) && text.contains(says), "{text}");
+        assert!(text.contains("n1 | failed | Get the tool: ") && text.contains(&mirror.url), "{text}");
+        let left = [files_below(&dir.path().join("bin")), files_below(&dir.path().join("cache"))].concat();
+        assert_eq!(left, Vec::<String>::new(), "{text}");
+    }
+    let (code, text) = kprov();
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(std::fs::read(dir.path().join("bin/tool")).unwrap(), whole);
+}

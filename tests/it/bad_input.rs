@@ -12,6 +12,8 @@ const AWAY: &str = "[kube_control_plane]\nn1 ansible_host=192.0.2.1\n[etcd:child
                     [kube_node:children]\nkube_control_plane\n";
 /// This machine, without SSH.
 const HERE: &str = "n1 ansible_connection=local\n";
+/// Applies to this machine, which more than one test does.
+const APPLY: [&str; 7] = ["apply", "-i", "hosts.ini", "--playbook", "site.yml", "--lock-timeout", "120"];
 
 fn directory(files: &[(&str, &str)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -90,7 +92,7 @@ fn a_mistake_in_a_file_ends_with_1_and_its_line_before_any_host_is_asked() {
             "- hosts: all\n  tsks: []\n",
         ),
         play(
-            &["assert: unknown argument `fail_message`", "--> site.yml:3:26", "did you mean `fail_msg`?"],
+            &["assert: unknown argument `fail_message`", "--> site.yml:3:28", "did you mean `fail_msg`?"],
             "- hosts: all\n  tasks:\n    - assert: {that: true, fail_message: x}\n",
         ),
         play(
@@ -194,7 +196,7 @@ fn a_mistake_that_shows_on_a_host_ends_with_2_and_names_host_and_place() {
         ),
     ];
     for (dir, says) in cases {
-        let (code, text) = kprov(dir.path(), &["apply", "-i", "hosts.ini", "--playbook", "site.yml"]);
+        let (code, text) = kprov(dir.path(), &APPLY);
         let missing: Vec<_> = says.iter().filter(|says| !text.contains(**says)).collect();
         assert!(code == 2 && missing.is_empty(), "code {code}, missing {missing:?} in\n{text}");
         assert!(text.contains("failed=1"), "{text}");
@@ -202,7 +204,7 @@ fn a_mistake_that_shows_on_a_host_ends_with_2_and_names_host_and_place() {
     }
     // A role that does nothing on this host does not need its variables.
     let dir = role("", ", when: false");
-    let (code, text) = kprov(dir.path(), &["apply", "-i", "hosts.ini", "--playbook", "site.yml"]);
+    let (code, text) = kprov(dir.path(), &APPLY);
     assert_eq!((code, dir.path().join("made").exists()), (0, true), "{text}");
 }
 
@@ -213,21 +215,31 @@ fn a_required_group_without_hosts_is_a_finding_with_its_line() {
     let (code, text) = kprov(dir.path(), &["validate", "-i", "hosts.ini"]);
     assert_eq!(code, 2, "{text}");
     assert!(
-        text.contains("cluster : groups : found a group without hosts etcd, required at least one host in etcd"),
+        text.contains(
+            "cluster : groups : found a group without hosts etcd, required at least one host in etcd (hosts.ini:5) : "
+        ),
         "{text}"
     );
 }
 
 #[test]
-fn a_key_that_is_not_there_is_named() {
-    let dir = directory(&[("hosts.ini", AWAY)]);
-    let (code, text) = kprov(dir.path(), &["plan", "-i", "hosts.ini", "--private-key", "nowhere/key"]);
-    assert_eq!(code, 4, "{text}");
-    assert!(text.contains("n1") && text.contains("nowhere/key"), "{text}");
-    let dir = directory(&[("hosts.ini", &AWAY.replace(".1\n", ".1 ansible_ssh_private_key_file=/nowhere/key\n"))]);
-    let (code, text) = kprov(dir.path(), &["plan", "-i", "hosts.ini"]);
-    assert_eq!(code, 4, "{text}");
-    assert!(text.contains("hosts.ini:2: ") && text.contains("/nowhere/key"), "{text}");
+fn what_says_how_to_connect_is_checked_before_any_host_is_asked() {
+    let dir = directory(&[("hosts.ini", &AWAY.replace(".1\n", ".1\nn2\nn3\n"))]);
+    let (code, text) = kprov(dir.path(), &["apply", "-i", "hosts.ini", "--private-key", "nowhere/key"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.starts_with("error: --private-key: nowhere/key: No such file") && text.lines().count() == 1, "{text}");
+    for (variable, says) in [
+        ("ansible_ssh_private_key_file=/nowhere/key", "/nowhere/key: No such file"),
+        ("ansible_port=ssh", "`ssh` is not a port"),
+        ("ansible_user='{{ nobody }}'", "`nobody` is undefined"),
+    ] {
+        let dir = directory(&[("hosts.ini", &AWAY.replace(".1\n", &format!(".1 {variable}\n")))]);
+        for verb in ["apply", "plan", "validate", "facts"] {
+            let (code, text) = kprov(dir.path(), &[verb, "-i", "hosts.ini"]);
+            assert_eq!(code, 1, "{text}");
+            assert!(text.contains(says) && text.contains("--> hosts.ini:2:"), "{text}");
+        }
+    }
 }
 
 #[test]
@@ -255,8 +267,7 @@ fn an_interrupted_run_finishes_the_task_in_hand_and_the_next_one_finishes_the_re
              args: {chdir: '{{ playbook_dir }}', creates: second}\n      register: done\n    - debug: {var: done.changed}\n",
         ),
     ]);
-    let args = ["apply", "-i", "hosts.ini", "--playbook", "site.yml"];
-    let mut child = command(dir.path(), &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command(dir.path(), &APPLY).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for(&dir.path().join("started"));
     let interrupted = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(interrupted.success());
@@ -273,7 +284,7 @@ fn an_interrupted_run_finishes_the_task_in_hand_and_the_next_one_finishes_the_re
     assert_eq!(output.status.code(), Some(99), "{text}");
     assert!(text.contains("n1 : ok="), "the recap is printed: {text}");
     assert!(dir.path().join("first").exists());
-    let (code, text) = kprov(dir.path(), &args);
+    let (code, text) = kprov(dir.path(), &APPLY);
     assert_eq!((code, dir.path().join("second").exists()), (0, true), "{text}");
 }
 

@@ -1,6 +1,6 @@
 //! `assert` and `debug`: expressions of the controller.
 
-use super::{Action, at, render_args};
+use super::{Action, render_args};
 use crate::engine::run::Run;
 use crate::modules::{Failure, Outcome};
 use crate::playbook::Task;
@@ -21,13 +21,13 @@ pub fn assert(run: &Run, task: &Task, scope: &Arc<dyn Scope>) -> Result<Action, 
     let that = match task.args.get("that") {
         Some(Value::List(list)) => list.clone(),
         Some(one) => vec![one.clone()],
-        None => return Err(at(&InputError::at(&task.args_span, "assert: missing argument `that`"))),
+        None => return Err(InputError::at(&task.args_span, "assert: missing argument `that`").into()),
     };
     let mut rest = task.args.as_map().cloned().unwrap_or_default();
     rest.shift_remove("that");
     let message = |name: &str| -> Result<Option<String>, Failure> {
         let Some(value) = rest.get(name) else { return Ok(None) };
-        let rendered = run.templar.render(value, scope).map_err(|e| at(&e.into_input(&task.args_span)))?;
+        let rendered = run.templar.render(value, scope).map_err(|e| Failure::from(e.into_input(&task.args_span)))?;
         Ok(Some(match rendered {
             Value::List(lines) => lines.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
             other => other.to_string(),
@@ -35,7 +35,8 @@ pub fn assert(run: &Run, task: &Task, scope: &Arc<dyn Scope>) -> Result<Action, 
     };
     for condition in that {
         let condition = Spanned { value: condition, span: task.args_span.clone() };
-        let truth = run.templar.condition(&condition.value, scope).map_err(|e| at(&e.into_input(&condition.span)))?;
+        let truth =
+            run.templar.condition(&condition.value, scope).map_err(|e| Failure::from(e.into_input(&condition.span)))?;
         if truth == Truth::False {
             let text = match message("fail_msg")? {
                 Some(text) => text,
@@ -58,7 +59,7 @@ pub fn debug(run: &Run, task: &Task, scope: &Arc<dyn Scope>) -> Result<Action, F
     if let Some(var) = task.args.get("var") {
         let name = var.to_string();
         let template = Value::String(format!("{{{{ {name} }}}}"));
-        let value = run.templar.render(&template, scope).map_err(|e| at(&e.into_input(&task.args_span)))?;
+        let value = run.templar.render(&template, scope).map_err(|e| Failure::from(e.into_input(&task.args_span)))?;
         return Ok(Action::Known(Ok(ok(format!("{name}: {value}")))));
     }
     let args = render_args(run, task, scope)?;

@@ -131,13 +131,13 @@ pub async fn prepare(run: &Arc<Run>, task: &Arc<Task>, scope: &Arc<dyn Scope>) -
 
 /// The task's arguments with their templates rendered; `omit` drops one.
 fn render_args(run: &Run, task: &Task, scope: &Arc<dyn Scope>) -> Result<Map, Failure> {
-    match run.templar.render(&task.args, scope).map_err(|e| at(&e.into_input(&task.args_span)))? {
+    match run.templar.render(&task.args, scope).map_err(|e| Failure::from(e.into_input(&task.args_span)))? {
         Value::Map(map) => Ok(map),
         Value::Null => Ok(Map::new()),
-        other => Err(at(&InputError::at(
-            &task.args_span,
-            format!("arguments have to be a mapping, found {}", other.type_name()),
-        ))),
+        other => {
+            let message = format!("arguments have to be a mapping, found {}", other.type_name());
+            Err(InputError::at(&task.args_span, message).into())
+        }
     }
 }
 
@@ -152,12 +152,7 @@ fn arg_error(task: &Task, error: ArgError) -> Unprepared {
 }
 
 fn failed(error: InputError) -> Unprepared {
-    Unprepared::Failed(at(&error))
-}
-
-fn at(error: &InputError) -> Failure {
-    let help = error.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
-    Failure::new(format!("{error}{help}"))
+    Unprepared::Failed(error.into())
 }
 
 impl Action {
