@@ -36,8 +36,8 @@ fn resume(args: &RunArgs, verb: Verb) -> Result<Exit, Exit> {
             ui::talk(&format!("{what} ended well; there is nothing to resume"));
             return Ok(Exit::Ok);
         }
-        State::Running => return Err(usage(&format!("{what} is still there; wait for its end"))),
-        State::Failed | State::Interrupted => {}
+        // Agents outlive a controller that was killed for a while; whether one is still there says the lock.
+        State::Running | State::Failed | State::Interrupted => {}
     }
     let options = options_of(last, asked).map_err(|message| usage(&message))?;
     let (done, cut) = (last.steps(|_| true), last.begun() - last.steps(|_| true));
