@@ -1,5 +1,6 @@
 # make test   everything that needs no node            make e2e    a real cluster on lab nodes, and what it has to do
 # make demo   the README's main job                    make bench  the numbers
+# make faults every kind of fault at every boundary between tasks (hours)
 # make lint   fmt, clippy, deny
 
 SHELL := /bin/bash
@@ -17,7 +18,7 @@ INVENTORY := inventory/lab/inventory.ini
 
 PACKAGES := gcc pkg-config libseccomp-dev busybox-static debootstrap systemd-container iproute2 iptables openssh-client openssh-server sudo
 
-.PHONY: build agent packages artifacts demo test e2e bench lint deny
+.PHONY: build agent packages artifacts demo test e2e faults bench lint deny
 
 build: agent
 	cargo build --release --bin kprov
@@ -44,6 +45,11 @@ test: packages
 
 e2e: packages artifacts build
 	tests/e2e.sh $(KPROV) $(ARTIFACTS) $(LINE)
+
+# make faults KPROV_FAULT_SEED=7 repeats what was printed with that seed; tests/it/faults.rs has the other variables.
+faults: packages artifacts build
+	KPROV_FAULT_STEPS=$${KPROV_FAULT_STEPS:-1} KPROV_FAULT_CHAINS=$${KPROV_FAULT_CHAINS:-8} \
+	    tests/e2e.sh $(KPROV) $(ARTIFACTS) $(LINE) faults::
 
 bench: packages artifacts build
 	tests/bench/run.sh $(KPROV) $(ARTIFACTS)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every test that makes real nodes on this machine, first of all a cluster from nothing; needs root.
 #
-#   e2e.sh KPROV ARTIFACTS LINE        called by `make e2e`; LINE is a release line of Kubernetes, as 1.36
+#   e2e.sh KPROV ARTIFACTS LINE [TESTS…]   called by `make e2e` and `make faults`; LINE is a release line of Kubernetes, as 1.36
 set -euo pipefail
 cd "$(dirname "$0")/.."
 KPROV=$(realpath "$1") KPROV_ARTIFACTS=$(realpath "$2") line=$3
@@ -11,5 +11,6 @@ KPROV_KUBE_VERSION=$(basename "${releases[-1]}")
 export KPROV KPROV_ARTIFACTS KPROV_KUBE_VERSION=${KPROV_KUBE_VERSION#v} KPROV_E2E=1
 
 # The modules that look at KPROV_E2E; one test at a time, for each has the machine's two processors to itself.
-mapfile -t modules < <(grep -l KPROV_E2E tests/it/*.rs | sed 's|.*/\(.*\)\.rs|\1::|')
+modules=("${@:4}")
+[ $# -gt 3 ] || mapfile -t modules < <(grep -l KPROV_E2E tests/it/*.rs | sed 's|.*/\(.*\)\.rs|\1::|')
 cargo test --test it -- --nocapture --test-threads=1 "${modules[@]}"

@@ -10,8 +10,10 @@ use std::time::Duration;
 pub enum Kind {
     /// The controller is killed.
     Controller,
-    /// The agent on the node is killed; what it started goes on.
+    /// The agent on the node is killed, and what relays for it; what it started goes on.
     Agent,
+    /// What relays between the agent and its controller is killed.
+    Relay,
     /// The node's link is cut, and mended after the run.
     Link,
     /// The link is cut for a few seconds.
@@ -25,13 +27,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 7] =
-        [Self::Controller, Self::Agent, Self::Link, Self::Blink, Self::Restart, Self::Power, Self::Disk];
+    pub const ALL: [Self; 8] =
+        [Self::Controller, Self::Agent, Self::Relay, Self::Link, Self::Blink, Self::Restart, Self::Power, Self::Disk];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Controller => "controller",
             Self::Agent => "agent",
+            Self::Relay => "relay",
             Self::Link => "link",
             Self::Blink => "blink",
             Self::Restart => "restart",
@@ -44,10 +47,23 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.name() == name).unwrap_or_else(|| panic!("no kind of fault is `{name}`"))
     }
 
+    /// Whether a run goes on as if nothing had been.
+    pub fn is_survived(self) -> bool {
+        matches!(self, Self::Relay | Self::Blink)
+    }
+
     /// Whether services on the node may be down for a while afterwards.
     pub fn restarts_services(self) -> bool {
         matches!(self, Self::Restart | Self::Power | Self::Disk)
     }
+}
+
+/// Kills the agent's processes with such arguments. One that has just ended is what was wanted.
+fn kill(arguments: &str) -> String {
+    format!(
+        "for exe in /proc/[0-9]*/exe; do case $(readlink $exe || true) in /var/lib/kprov/agent/*) pid=${{exe%/exe}}
+        case $(tr '\\0' ' ' <$pid/cmdline || true) in {arguments}) kill -KILL ${{pid#/proc/}} || true;; esac;; esac; done"
+    )
 }
 
 /// Takes all the room there is, at once: no block is written.
@@ -74,12 +90,8 @@ impl Broken {
         let mut this = Self::nothing(kind, host);
         match kind {
             Kind::Controller => {}
-            Kind::Agent => {
-                // One that has just ended is what was wanted.
-                let kill = "for exe in /proc/[0-9]*/exe; do case $(readlink $exe || true) in
-                    /var/lib/kprov/agent/*) pid=${exe%/exe}; kill -KILL ${pid#/proc/} || true;; esac; done";
-                lab.inside(host, kill);
-            }
+            Kind::Agent => drop(lab.inside(host, &kill("*"))),
+            Kind::Relay => drop(lab.inside(host, &kill("*start*|*attach*"))),
             Kind::Link => drop(ok(&mut lab.lab("link", &[host, "down"]))),
             Kind::Blink => {
                 ok(&mut lab.lab("link", &[host, "down"]));
