@@ -3,6 +3,7 @@
 //! The task waits; the thread that reads frames hands it the answers through [`Answers`].
 
 use super::journal::Journal;
+use super::lock::Lock;
 use super::pending::Pending;
 use super::protocol::{FromAgent, Seq, StepName};
 use super::wire::Output;
@@ -12,8 +13,9 @@ use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// An answer from the controller.
 pub(super) enum Answer {
@@ -63,6 +65,7 @@ pub(super) struct TaskNeeds<'a> {
     pub(super) output: &'a Output,
     pub(super) answers: &'a Answers,
     pub(super) cancelled: &'a AtomicBool,
+    pub(super) lock: &'a Lock,
 }
 
 impl TaskNeeds<'_> {
@@ -71,11 +74,24 @@ impl TaskNeeds<'_> {
         self.output.send(question).map_err(|error| Failure::new(format!("lost the controller: {error}")))?;
         Ok(receiver)
     }
+
+    /// Waits for an answer: until it comes, or none will, or nobody wants it any more.
+    fn answer(&self, answers: &Receiver<Answer>) -> Result<Answer, Failure> {
+        loop {
+            match answers.recv_timeout(TICK) {
+                Ok(answer) => return Ok(answer),
+                Err(RecvTimeoutError::Timeout) if !self.abandoned() => {}
+                Err(RecvTimeoutError::Timeout) => return Err(Failure::new("the run was stopped")),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Failure::new("the link to the controller dropped while the task waited for it"));
+                }
+            }
+        }
+    }
 }
 
-fn lost<E>(_: E) -> Failure {
-    Failure::new("the link to the controller dropped while the task waited for it")
-}
+/// How often a task that waits looks whether it still should.
+const TICK: Duration = Duration::from_millis(200);
 
 fn unexpected() -> Failure {
     Failure::new("the controller answered another question than was asked (a bug in kprov)")
@@ -98,7 +114,7 @@ impl Needs for TaskNeeds<'_> {
         let answers = self.ask(&FromAgent::NeedBlob { seq: self.seq, blob: blob.clone() })?;
         let mut digest = Sha256::new();
         loop {
-            match answers.recv().map_err(lost)? {
+            match self.answer(&answers)? {
                 Answer::Chunk { bytes, last } => {
                     file.write_all(&bytes).map_err(failed)?;
                     digest.update(&bytes);
@@ -123,7 +139,7 @@ impl Needs for TaskNeeds<'_> {
     fn sign(&mut self, signer: &str, request: &SigningRequest) -> Result<String, Failure> {
         let question =
             FromAgent::NeedCertificate { seq: self.seq, signer: signer.to_owned(), request: request.clone() };
-        match self.ask(&question)?.recv().map_err(lost)? {
+        match self.answer(&self.ask(&question)?)? {
             Answer::Certificate(pem) => Ok(pem),
             Answer::Refused(failure) => Err(failure),
             Answer::Chunk { .. } => Err(unexpected()),
@@ -132,6 +148,11 @@ impl Needs for TaskNeeds<'_> {
 
     fn cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
+    }
+
+    fn abandoned(&self) -> bool {
+        // What cannot be read now is told before the next task.
+        self.cancelled() || self.lock.replaced().unwrap_or(false)
     }
 }
 
@@ -146,7 +167,7 @@ mod tests {
     use crate::agent::wire::Wire;
     use crate::system::Mode;
     use std::sync::LazyLock;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     static BLOB: LazyLock<Blob> = LazyLock::new(|| Blob { digest: "sha256:00".to_owned(), member: None });
 
@@ -172,6 +193,7 @@ mod tests {
             output: &Wire::new(Duration::ZERO).output(),
             answers: &answers,
             cancelled: &AtomicBool::new(false),
+            lock: &Lock::new(directory, Wire::new(Duration::ZERO)),
         };
         let result = needs.blob(&BLOB, directory);
         answers.close();

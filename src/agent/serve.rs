@@ -345,6 +345,7 @@ impl Worker {
             output: &self.output,
             answers: &self.shared.answers,
             cancelled: &self.shared.cancelled,
+            lock: &self.shared.lock,
         };
         let result = catch_unwind(AssertUnwindSafe(|| task.resource.converge(system, &mut needs)))
             .unwrap_or_else(|panic| Err(bug(&*panic)));

@@ -181,6 +181,11 @@ pub trait Needs {
 
     /// Whether the run is being stopped; long waits look at it.
     fn cancelled(&self) -> bool;
+
+    /// Whether nobody wants what the task waits for: it was cancelled, or another run has replaced this one.
+    fn abandoned(&self) -> bool {
+        self.cancelled()
+    }
 }
 
 /// Names bytes that the controller holds, and sends only to the nodes that ask.

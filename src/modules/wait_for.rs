@@ -136,7 +136,7 @@ impl WaitFor {
 fn pause(span: Duration, needs: &dyn Needs) -> Result<(), Failure> {
     let until = Instant::now() + span;
     loop {
-        if needs.cancelled() {
+        if needs.abandoned() {
             return Err(Failure::new("the run was stopped"));
         }
         let left = until.saturating_duration_since(Instant::now());

@@ -277,6 +277,32 @@ fn an_agent_that_hangs_is_ended_when_its_lock_is_broken() {
 }
 
 #[test]
+fn what_a_killed_run_waits_for_nobody_else_waits_for() {
+    if !User::possible() {
+        return;
+    }
+    let cluster = Cluster::new("wait", 1, 1);
+    let path = |name: &str| cluster.path(name).display().to_string();
+    let waits = format!(
+        "- hosts: all\n  gather_facts: false\n  tasks:\n    - copy: {{dest: {}, content: x, mode: '0644'}}\n    \
+         - wait_for: {{path: {}, timeout: 600}}\n",
+        path("begun"),
+        path("never")
+    );
+    let plays = fs::read_to_string(cluster.path("play.yml")).unwrap();
+    fs::write(cluster.path("play.yml"), waits).unwrap();
+    let mut run = cluster.apply("a", &[]);
+    until("the wait to begin", || cluster.path("begun").exists());
+    run.kill().unwrap();
+    run.wait().unwrap();
+    fs::write(cluster.path("play.yml"), plays).unwrap();
+    cluster.go();
+    let started = Instant::now();
+    ended(cluster.apply("b", &["--lock-timeout", "10"]), 0);
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+}
+
+#[test]
 fn most_of_the_control_plane_has_to_grant_it() {
     if !User::possible() {
         return;
