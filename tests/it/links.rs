@@ -70,7 +70,7 @@ impl Plays {
     }
 
     fn start(&self, args: &[&str]) -> Child {
-        let events = fs::File::create(self.file("events")).unwrap();
+        let [events, errors] = ["events", "errors"].map(|name| fs::File::create(self.file(name)).unwrap());
         Command::new(env!("CARGO_BIN_EXE_kprov"))
             .args(["apply", "--format", "json", "-i"])
             .arg(self.file("inventory.ini"))
@@ -133,6 +133,25 @@ fn a_run_goes_on_after_a_dropped_link() {
         assert_eq!((ended.exit, ended.recap()), (Some(0), [4, 0, 0]), "{connection:?}: {:#?}", ended.events);
         assert!(ended.said("warning").iter().all(|text| text.starts_with("n1: the link dropped")));
         assert_eq!(fs::read_to_string(plays.file("done")).unwrap(), "1\n2\n3\n4\n");
+    }
+}
+
+#[test]
+fn an_interrupt_finishes_the_task_in_hand() {
+    let _alone = alone();
+    let sshd = Sshd::start();
+    for connection in [Connection::Openssh, Connection::Russh] {
+        let plays = Plays::of(&sshd, connection, &me(), &SCRIPTS);
+        let run = plays.start(&[]);
+        plays.waits();
+        kill_process(Pid::from_raw(run.id() as i32).unwrap(), Signal::INT).unwrap();
+        until("the interrupt is noticed", || {
+            fs::read_to_string(plays.file("talk")).unwrap().contains("finishing the tasks in flight")
+        });
+        fs::write(plays.file("go"), "").unwrap();
+        let ended = plays.end(run);
+        assert_eq!((ended.exit, ended.recap()), (Some(99), [2, 0, 0]), "{connection:?}: {:#?}", ended.events);
+        assert_eq!(fs::read_to_string(plays.file("done")).unwrap(), "1\n2\n");
     }
 }
 
