@@ -1,6 +1,6 @@
 //! Which names a template reads: the engine waits for the results among them and for nothing else.
 
-use super::compiled::{Syntax, has_template, is_function, takes_in_others};
+use super::compiled::{has_template, is_function, takes_in_others};
 use super::scope::Scope;
 use super::templar::Templar;
 use crate::value::Value;
@@ -20,28 +20,10 @@ impl Templar {
         self.cache().inline(text).map(|compiled| compiled.reads().clone()).unwrap_or_default()
     }
 
-    /// The same for a condition.
-    pub fn reads_expr(&self, expression: &str) -> BTreeSet<String> {
-        if has_template(expression) {
-            return self.reads(expression);
-        }
-        self.cache().expression(expression).map(|compiled| compiled.reads().clone()).unwrap_or_default()
-    }
-
-    /// The same for the text of a template file.
-    pub fn reads_file(&self, text: &str, syntax: &Syntax, scope: &Arc<dyn Scope>) -> BTreeSet<String> {
-        self.cache().file(text, syntax, scope).map(|compiled| compiled.reads().clone()).unwrap_or_default()
-    }
-
     /// The names that the templates in a value read, and those that the variables of these names read, and so on.
     pub fn reads_deep(&self, value: &Value, scope: &Arc<dyn Scope>) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
         self.collect(value, &mut names);
-        self.follow(names, scope)
-    }
-
-    /// Adds the names that the variables of these names read, and so on.
-    pub fn follow(&self, mut names: BTreeSet<String>, scope: &Arc<dyn Scope>) -> BTreeSet<String> {
         let mut open: Vec<String> = names.iter().cloned().collect();
         while let Some(name) = open.pop() {
             let Some(var) = scope.lookup(&name).filter(|var| !var.literal) else { continue };

@@ -1,6 +1,7 @@
 //! What is wrong with what a user gives: each mistake ends with its documented exit code and names the file and line, or
 //! the host and task. The real command, on hosts that are this machine or that do not answer.
 
+use crate::sshd::alone;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,8 +13,8 @@ const AWAY: &str = "[kube_control_plane]\nn1 ansible_host=192.0.2.1\n[etcd:child
                     [kube_node:children]\nkube_control_plane\n";
 /// This machine, without SSH.
 const HERE: &str = "n1 ansible_connection=local\n";
-/// Applies to this machine, which more than one test does.
-const APPLY: [&str; 7] = ["apply", "-i", "hosts.ini", "--playbook", "site.yml", "--lock-timeout", "120"];
+/// To this machine: [`alone`].
+const APPLY: [&str; 5] = ["apply", "-i", "hosts.ini", "--playbook", "site.yml"];
 
 fn directory(files: &[(&str, &str)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -150,6 +151,7 @@ fn a_mistake_in_a_file_ends_with_1_and_its_line_before_any_host_is_asked() {
 
 #[test]
 fn a_mistake_that_shows_on_a_host_ends_with_2_and_names_host_and_place() {
+    let _alone = alone();
     const SPECS: &str =
         "argument_specs:\n  main:\n    options:\n      port: {type: int}\n      name: {required: true}\n";
     let role = |vars: &str, when: &str| {
@@ -243,6 +245,28 @@ fn what_says_how_to_connect_is_checked_before_any_host_is_asked() {
 }
 
 #[test]
+fn what_takes_too_much_down_is_refused_with_2_and_changes_nothing() {
+    let _alone = alone();
+    // The path is known after the first task, so that the handler is planned without asking for the unit.
+    let dir = directory(&[
+        ("hosts.ini", HERE),
+        (
+            "site.yml",
+            "- hosts: all\n  tasks:\n    - command: touch '{{ playbook_dir }}/first'\n      register: done\n    \
+             - file: {path: '{{ playbook_dir }}/{{ done.rc }}', state: touch}\n      notify: Restart\n  \
+             handlers:\n    - name: Restart\n      systemd: {name: kubelet, state: restarted}\n",
+        ),
+    ]);
+    for verb in ["plan", "apply"] {
+        let (code, text) =
+            kprov(dir.path(), &[verb, "-i", "hosts.ini", "--playbook", "site.yml", "--max-disruption", "kubelet=0"]);
+        assert_eq!(code, 2, "{text}");
+        assert!(text.contains("n1 : plan : disruption : kubelet would be down on 1 of the 1 hosts"), "{text}");
+        assert!(text.contains("failed=1") && !dir.path().join("first").exists(), "{text}");
+    }
+}
+
+#[test]
 fn an_agent_of_another_build_is_refused_before_any_host_is_asked() {
     let dir = directory(&[("hosts.ini", AWAY)]);
     for (agent, says) in [
@@ -258,6 +282,7 @@ fn an_agent_of_another_build_is_refused_before_any_host_is_asked() {
 
 #[test]
 fn an_interrupted_run_finishes_the_task_in_hand_and_the_next_one_finishes_the_rest() {
+    let _alone = alone();
     let dir = directory(&[
         ("hosts.ini", HERE),
         (

@@ -23,6 +23,8 @@ fn init_writes_an_inventory_that_lint_and_graph_take() {
     let (code, stdout, stderr) = kprov(dir.path(), &["lint", "-i", "mine/inventory.ini"]);
     assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
     assert!(stdout.contains(" hosts, ") && stdout.ends_with(" tasks, 0 warnings\n"), "{stdout}");
+    let (code, stdout, stderr) = kprov(dir.path(), &["inventory", "check", "-i", "mine/inventory.ini"]);
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "3 hosts, 0 warnings\n", ""));
 
     let (code, stdout, stderr) = kprov(dir.path(), &["graph", "-i", "mine/inventory.ini"]);
     assert_eq!(code, 0, "{stderr}");
@@ -71,6 +73,18 @@ fn facts_are_printed_by_host() {
     assert_eq!(facts["n1"]["ansible_system"], "Linux", "{stdout}");
     let (code, stdout, stderr) = kprov(dir.path(), &["facts", "-i", "hosts.ini", "wbe"]);
     assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+    // A host that cannot be asked is told, and the others are printed.
+    let away = "[web]\nn1 ansible_connection=local\nn3 ansible_host=127.0.0.1 ansible_port=1\n";
+    std::fs::write(dir.path().join("hosts.ini"), away).unwrap();
+    let (code, stdout, stderr) = kprov(dir.path(), &["facts", "-i", "hosts.ini"]);
+    assert_eq!((code, stdout.contains("\"n1\"")), (4, true), "{stderr}");
+    assert!(stderr.starts_with("n3: unreachable: ") && stderr.lines().count() == 1, "{stderr}");
+    let nobody =
+        "n1 ansible_connection=local\nn2 ansible_connection=local ansible_become=true ansible_become_user=nope\n";
+    std::fs::write(dir.path().join("hosts.ini"), nobody).unwrap();
+    let (code, stdout, stderr) = kprov(dir.path(), &["facts", "-i", "hosts.ini"]);
+    assert_eq!((code, stdout.contains("\"n1\"")), (2, true), "{stderr}");
+    assert!(stderr.starts_with("n2: failed: ") && stderr.lines().count() == 1, "{stderr}");
 }
 
 #[test]
@@ -80,6 +94,45 @@ fn completions_name_the_verbs() {
         let (code, stdout, stderr) = kprov(dir.path(), &["completion", shell]);
         assert_eq!(code, 0, "{stderr}");
         assert!(stdout.contains("apply") && stdout.contains("artifacts"), "{shell}");
+        let file = dir.path().join(shell);
+        std::fs::write(&file, stdout).unwrap();
+        // Of the shells, only bash is sure to be there.
+        match std::process::Command::new(shell).arg("-n").arg(file).output() {
+            Ok(output) => assert!(output.status.success(), "{shell}: {}", String::from_utf8_lossy(&output.stderr)),
+            Err(error) => assert!(shell != "bash", "{error}"),
+        }
+    }
+    for (words, expected) in [("kprov ap", "apply"), ("kprov runs s", "show"), ("kprov plan --max", "--max-disruption")]
+    {
+        let script = format!(
+            "source ./bash; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _kprov kprov \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"; echo \"${{COMPREPLY[@]}}\""
+        );
+        Command::new("bash").current_dir(dir.path()).args(["-c", &script]).assert().stdout(format!("{expected}\n"));
     }
     assert_eq!(kprov(dir.path(), &["completion", "nosh"]).0, 1);
+}
+
+#[test]
+fn a_verb_that_needs_an_inventory_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    for verb in [&["apply"][..], &["plan"], &["validate"], &["facts"], &["graph"], &["runs", "list"], &["lock", "show"]]
+    {
+        let (code, stdout, stderr) = kprov(dir.path(), verb);
+        let expected = "error: there is no inventory: name one with -i\n";
+        assert_eq!((code, stdout.as_str(), stderr.as_str()), (1, "", expected), "{verb:?}");
+    }
+    let (code, _, stderr) = kprov(dir.path(), &["apply", "--plan", "nope"]);
+    assert_eq!((code, stderr.contains("nope: No such file")), (1, true), "{stderr}");
+}
+
+#[test]
+fn help_is_no_error_and_nothing_asked_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    for verb in ["apply", "plan", "validate", "lint", "graph", "facts", "init", "completion", "lock", "runs", "lab"] {
+        let (code, stdout, stderr) = kprov(dir.path(), &[verb, "--help"]);
+        assert!(code == 0 && stderr.is_empty() && stdout.contains(&format!("Usage: kprov {verb}")), "{stdout}{stderr}");
+    }
+    assert_eq!(kprov(dir.path(), &[]).0, 1);
+    assert_eq!(kprov(dir.path(), &["aply"]).0, 1);
 }

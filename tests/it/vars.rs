@@ -42,6 +42,7 @@ fn apply_plan_and_validate_refuse_variables_that_do_not_fit() {
         2 | kube_versoin: 1.36.0
           | ^^^^^^^^^^^^^^^^^^^^
           = help: did you mean `kube_version`?
+        3 errors
         ");
         }
     }
