@@ -70,6 +70,19 @@ pub(super) fn own_files(fs: &Fs) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// Whether links that enabling has made are there. They may outlive the unit's file.
+pub(super) fn is_wanted(name: &str, fs: &Fs) -> Result<bool> {
+    for dir in OWN.map(Path::new) {
+        for path in list(fs, dir)? {
+            let links = path.extension().is_some_and(|suffix| suffix == "wants" || suffix == "requires");
+            if links && fs.lstat(&path.join(name))?.is_some() {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 /// The unit that a file in a unit directory belongs to; `None` for templates and whatever else is there.
 pub(super) fn unit_of(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;

@@ -5,7 +5,7 @@
 //! enabling and about the state after a start.
 
 use super::super::{Fs, Mode, Result, SystemError};
-use super::files::{Files, OWN, own_files, unit_of};
+use super::files::{Files, OWN, is_wanted, own_files, unit_of};
 use super::{Unit, UnitAction};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -81,8 +81,13 @@ impl Overlay {
                 if !unit.exists() {
                     unit.load_state = "loaded".to_owned();
                 }
-                if unit.enabled().is_none() || unit.unit_file_state.is_empty() {
-                    unit.unit_file_state = if definition.installable { "disabled" } else { "static" }.to_owned();
+                if unit.enabled().is_none() || matches!(unit.unit_file_state.as_str(), "" | "bad") {
+                    let state = match definition.installable {
+                        true if is_wanted(&unit.name, fs)? => "enabled",
+                        true => "disabled",
+                        false => "static",
+                    };
+                    unit.unit_file_state = state.to_owned();
                 }
                 unit.kind = definition.kind;
                 unit.remain_after_exit = definition.remain_after_exit;
@@ -292,6 +297,19 @@ mod tests {
         assert!(unit.is_stopped() && unit.is_masked());
         overlay.act(UnitAction::Unmask, &unit, &fs).unwrap();
         assert!(!overlay.project(missing(), &fs).unwrap().is_masked());
+    }
+
+    #[test]
+    fn a_file_that_comes_back_finds_the_links_of_its_enabling() {
+        let (overlay, mut fs) = planned(SERVICE);
+        let wants = Path::new("/etc/systemd/system/multi-user.target.wants");
+        fs.mkdir_all(wants, None, Owner::default()).unwrap();
+        fs.symlink(&wants.join(NAME), Path::new(FILE)).unwrap();
+        // Whether the manager has noticed that the file was gone, or not even that there was one.
+        for (load_state, unit_file_state) in [("loaded", "bad"), ("not-found", "")] {
+            let unit = Unit { load_state: load_state.into(), unit_file_state: unit_file_state.into(), ..missing() };
+            assert_eq!(overlay.project(unit, &fs).unwrap().enabled(), Some(true), "{load_state}");
+        }
     }
 
     #[test]
