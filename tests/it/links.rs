@@ -70,7 +70,7 @@ impl Plays {
     }
 
     fn start(&self, args: &[&str]) -> Child {
-        let [events, errors] = ["events", "errors"].map(|name| fs::File::create(self.file(name)).unwrap());
+        let [events, talk] = ["events", "talk"].map(|name| fs::File::create(self.file(name)).unwrap());
         Command::new(env!("CARGO_BIN_EXE_kprov"))
             .args(["apply", "--format", "json", "-i"])
             .arg(self.file("inventory.ini"))
@@ -79,7 +79,7 @@ impl Plays {
             .args(args)
             .stdin(Stdio::null())
             .stdout(events)
-            .stderr(fs::File::create(self.file("talk")).unwrap())
+            .stderr(talk)
             .spawn()
             .unwrap()
     }
