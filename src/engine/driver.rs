@@ -246,6 +246,10 @@ impl Driver {
                     self.item(task, name, &base, &scope, names, group, ignore, handler.as_ref()).await
                 }
             };
+            let verdict = match verdict {
+                Verdict::Ready(Err(failure)) => Verdict::Ready(Err(self.blame(task, &scope, failure))),
+                other => other,
+            };
             pending_items.push(Item { value: item, verdict });
         }
         if let Some(name) = &task.keywords.register {
@@ -276,6 +280,16 @@ impl Driver {
             return self.collect().await;
         }
         self.stopped()
+    }
+
+    /// What is missing of another host may be so because that host has failed: says which have.
+    fn blame(&self, task: &Task, scope: &Arc<dyn Scope>, mut failure: Failure) -> Failure {
+        let failed: Vec<&str> = self.run.hosts.values().filter(|host| host.is_dead()).map(|host| &*host.name).collect();
+        let undefined = failure.message.contains("is undefined") && !failed.is_empty();
+        if undefined && self.run.reads(task, scope).contains("hostvars") {
+            failure.message.push_str(&format!(" (failed before: {})", failed.join(", ")));
+        }
+        failure
     }
 
     /// The name of the task with its templates rendered, where that is possible already.

@@ -96,6 +96,11 @@ impl TaskScope {
                 };
                 Value::Map(facts.iter().map(strip).collect())
             }
+            // Also those of other plays, for which there is no name in Ansible.
+            "kprov_failed_hosts" => {
+                let failed = run.hosts.values().filter(|host| host.is_dead());
+                Value::List(failed.map(|host| host.name.as_str().into()).collect())
+            }
             "ansible_check_mode" => run.planning().into(),
             _ => return None,
         })

@@ -211,6 +211,21 @@ fn a_mistake_that_shows_on_a_host_ends_with_2_and_names_host_and_place() {
 }
 
 #[test]
+fn what_a_failed_host_did_not_register_is_blamed_on_it() {
+    let dir = directory(&[
+        ("hosts.ini", "n1 ansible_connection=local\nn2 ansible_connection=local\n"),
+        (
+            "site.yml",
+            "- hosts: all\n  tasks:\n    - command: /bin/false\n      when: inventory_hostname == 'n1'\n\
+             \x20   - set_fact: {known: 1}\n    - debug: {msg: \"{{ hostvars['n1'].known }}\"}\n",
+        ),
+    ]);
+    let (code, text) = kprov(dir.path(), &APPLY);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains(".known` is undefined (failed before: n1)"), "{text}");
+}
+
+#[test]
 fn a_required_group_without_hosts_is_a_finding_with_its_line() {
     let dir =
         directory(&[("hosts.ini", "[kube_control_plane]\nn1 ansible_connection=local\n[kube_node]\nn1\n[etcd]\n")]);
