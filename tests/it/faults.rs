@@ -7,8 +7,9 @@
 //!
 //! Only with `KPROV_E2E=1`; see `fixture.rs`. `KPROV_FAULT_SEED` picks kinds, hosts and moments (printed; default: the
 //! clock), `KPROV_FAULT_KINDS` which kinds there are, `KPROV_FAULT_STEPS` at which boundaries: every n-th, or a list of
-//! task ids. `KPROV_FAULT_CHAINS` is how many chains of each sort are run; with one for each kind and `KPROV_FAULT_STEPS=1`
-//! every kind meets every boundary (`make faults`).
+//! task ids; by default each kind comes once, at a random one of the first apply or the change. `KPROV_FAULT_CHAINS` is how
+//! many chains of each sort are run; with one for each kind and `KPROV_FAULT_STEPS=1` every kind meets every boundary
+//! (`make faults`).
 
 #![expect(clippy::print_stdout, reason = "says what was done, and what reproduces it")]
 
@@ -34,7 +35,8 @@ const RUN_WITHIN: Duration = Duration::from_secs(300);
 fn a_run_can_be_killed_anywhere() {
     let Some(settings) = Settings::read() else { return };
     let plan = Plan::read();
-    println!("KPROV_FAULT_SEED={} KPROV_FAULT_STEPS={} KPROV_FAULT_CHAINS={}", plan.seed, plan.steps, plan.chains);
+    let steps = plan.steps.as_deref().unwrap_or_default();
+    println!("KPROV_FAULT_SEED={} KPROV_FAULT_STEPS={steps} KPROV_FAULT_CHAINS={}", plan.seed, plan.chains);
     let mut covered = Covered::default();
 
     let mut reference = None;
@@ -62,7 +64,8 @@ fn a_run_can_be_killed_anywhere() {
 struct Plan {
     seed: u64,
     kinds: Vec<Kind>,
-    steps: String,
+    /// Every n-th boundary, or task ids; `None`: as many boundaries as there are kinds.
+    steps: Option<String>,
     chains: usize,
 }
 
@@ -75,13 +78,13 @@ impl Plan {
             seed: read("KPROV_FAULT_SEED")
                 .map_or_else(clock, |seed| seed.parse().expect("KPROV_FAULT_SEED is a number")),
             kinds: kinds.unwrap_or_else(|| Kind::ALL.to_vec()),
-            steps: read("KPROV_FAULT_STEPS").unwrap_or_else(|| "6".to_owned()),
+            steps: read("KPROV_FAULT_STEPS"),
             chains: read("KPROV_FAULT_CHAINS").map_or(1, |n| n.parse().expect("KPROV_FAULT_CHAINS is a number")),
         }
     }
 
     /// The boundaries of a chain: after which task, on which host, comes which kind. Another chain, other kinds.
-    fn boundaries(&self, tasks: &[(String, String)], chain: usize) -> Vec<Boundary> {
+    fn boundaries(&self, tasks: &[(String, String)], chain: usize, change: Change) -> Vec<Boundary> {
         let mut hosts: Vec<(&str, Vec<&str>)> = Vec::new();
         for (task, host) in tasks {
             match hosts.iter_mut().find(|(known, _)| known == task) {
@@ -90,20 +93,34 @@ impl Plan {
             }
         }
         let mut random = Random::new(self.seed.wrapping_add(chain as u64));
-        let every = self.steps.parse::<usize>().ok();
-        let first = random.below(every.unwrap_or(1));
-        let kind = Random::new(self.seed).below(self.kinds.len());
-        let chosen = hosts.iter().enumerate().filter(|(at, (task, _))| match every {
-            Some(every) => at % every == first,
-            None => self.steps.split(',').any(|step| step == *task),
-        });
-        let mut boundaries: Vec<Boundary> = Vec::new();
-        for (_, (task, hosts)) in chosen {
-            let kind = self.kinds[(kind + boundaries.len() + chain) % self.kinds.len()];
+        let mut kinds = self.kinds.clone();
+        let chosen: Vec<_> = match &self.steps {
+            None => {
+                // One half of the kinds in the first apply, the other in the change.
+                Random::new(self.seed).shuffle(&mut kinds);
+                let others = kinds.split_off(kinds.len().div_ceil(2));
+                kinds = if change == Change::First { kinds } else { others };
+                random.shuffle(&mut hosts);
+                hosts.into_iter().take(kinds.len()).collect()
+            }
+            Some(steps) => {
+                let every = steps.parse::<usize>().ok();
+                let first = random.below(every.unwrap_or(1));
+                let by = Random::new(self.seed).below(kinds.len()) + chain;
+                let length = kinds.len();
+                kinds.rotate_left(by % length);
+                let is_chosen = |(at, (task, _)): &(usize, (&str, Vec<&str>))| match every {
+                    Some(every) => at % every == first,
+                    None => steps.split(',').any(|step| step == *task),
+                };
+                hosts.into_iter().enumerate().filter(is_chosen).map(|(_, chosen)| chosen).collect()
+            }
+        };
+        let boundary = |((task, hosts), kind): ((&str, Vec<&str>), &Kind)| {
             let host = hosts[random.below(hosts.len())].to_owned();
-            boundaries.push(Boundary { task: (*task).to_owned(), host, kind, delay: random.delay(), done: false });
-        }
-        boundaries
+            Boundary { task: task.to_owned(), host, kind: *kind, delay: random.delay(), done: false }
+        };
+        chosen.into_iter().zip(kinds.iter().cycle()).map(boundary).collect()
     }
 }
 
@@ -205,7 +222,7 @@ impl<'a> Chain<'a> {
         identity: Identity,
     ) -> Self {
         let tasks = if change == Change::First { &reference.first } else { &reference.change };
-        let boundaries = plan.boundaries(tasks, chain);
+        let boundaries = plan.boundaries(tasks, chain, change);
         let random = Random::new(!plan.seed.wrapping_add(chain as u64));
         let (finished, log) = (BTreeMap::new(), Vec::new());
         Self {

@@ -20,7 +20,7 @@ pub enum Kind {
     Blink,
     /// The node is switched off as it should be, and on.
     Restart,
-    /// The node loses its power, and gets it back after the run.
+    /// The node loses its power for a few seconds.
     Power,
     /// The node's disk gets full.
     Disk,
@@ -77,13 +77,13 @@ pub struct Broken {
     pub kind: Kind,
     pub host: String,
     restarting: Option<Child>,
-    blinking: Option<JoinHandle<()>>,
+    returning: Option<JoinHandle<()>>,
 }
 
 impl Broken {
     /// A fault that mends itself.
     pub fn nothing(kind: Kind, host: &str) -> Self {
-        Self { kind, host: host.to_owned(), restarting: None, blinking: None }
+        Self { kind, host: host.to_owned(), restarting: None, returning: None }
     }
 
     pub fn start(lab: &Lab, kind: Kind, host: &str) -> Self {
@@ -95,17 +95,15 @@ impl Broken {
             Kind::Link => drop(ok(&mut lab.lab("link", &[host, "down"]))),
             Kind::Blink => {
                 ok(&mut lab.lab("link", &[host, "down"]));
-                let mut mend = lab.lab("link", &[host, "up"]);
-                this.blinking = Some(std::thread::spawn(move || {
-                    std::thread::sleep(Duration::from_secs(3));
-                    ok(&mut mend);
-                }));
+                this.returning = Some(after_a_while(vec![lab.lab("link", &[host, "up"])]));
             }
             Kind::Restart => this.restarting = Some(lab.lab("restart", &[host]).spawn().unwrap()),
             Kind::Power => {
                 let status: Vec<Value> = lines(&ok(&mut lab.lab("status", &["--format", "json"])));
                 let pid = status.iter().find(|node| node["name"] == host).unwrap()["pid"].to_string();
                 ok(Command::new("kill").args(["-KILL", &pid]));
+                // What is left of the node is swept away first, as when a machine is switched on.
+                this.returning = Some(after_a_while(vec![lab.lab("stop", &[host]), lab.lab("start", &[host])]));
             }
             Kind::Disk => drop(lab.inside(host, FILL)),
         }
@@ -115,23 +113,28 @@ impl Broken {
     /// Returns when the node is there again, with all that it had.
     pub fn mend(self, lab: &Lab) {
         let host = self.host.as_str();
-        if let Some(blinking) = self.blinking {
-            blinking.join().unwrap();
+        if let Some(returning) = self.returning {
+            returning.join().unwrap();
         }
         if let Some(mut restarting) = self.restarting {
             assert!(restarting.wait().unwrap().success(), "{host} did not restart");
         }
         match self.kind {
             Kind::Link => drop(ok(&mut lab.lab("link", &[host, "up"]))),
-            Kind::Power => {
-                // What is left of the node is swept away first, as when a machine is switched on.
-                ok(&mut lab.lab("stop", &[host]));
-                ok(&mut lab.lab("start", &[host]));
-            }
             Kind::Disk => drop(lab.inside(host, "rm -f /filler /filler.*")),
             _ => {}
         }
     }
+}
+
+/// Mends a fault while the run goes on.
+fn after_a_while(mut commands: Vec<Command>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(3));
+        for command in &mut commands {
+            ok(command);
+        }
+    })
 }
 
 /// Numbers from a seed (SplitMix64).
@@ -152,6 +155,12 @@ impl Random {
 
     pub fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit.max(1) as u64) as usize
+    }
+
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for at in (1..items.len()).rev() {
+            items.swap(at, self.below(at + 1));
+        }
     }
 
     /// Often at once, now and then when the next tasks are well under way.
