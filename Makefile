@@ -1,6 +1,6 @@
 # make test   everything that needs no node            make e2e    a real cluster on lab nodes, and what it has to do
 # make demo   the README's main job                    make bench  the numbers
-# make faults every kind of fault at every boundary between tasks (hours)
+# make faults every kind of fault at every boundary between tasks (hours)   make fidelity   plans against applies
 # make lint   fmt, clippy, deny
 
 SHELL := /bin/bash
@@ -18,7 +18,7 @@ INVENTORY := inventory/lab/inventory.ini
 
 PACKAGES := gcc pkg-config libseccomp-dev busybox-static debootstrap systemd-container iproute2 iptables openssh-client openssh-server sudo
 
-.PHONY: build agent packages artifacts demo test e2e faults bench lint deny
+.PHONY: build agent packages artifacts demo test e2e faults fidelity bench lint deny
 
 build: agent
 	cargo build --release --bin kprov
@@ -50,6 +50,9 @@ e2e: packages artifacts build
 faults: packages artifacts build
 	KPROV_FAULT_STEPS=$${KPROV_FAULT_STEPS:-1} KPROV_FAULT_CHAINS=$${KPROV_FAULT_CHAINS:-8} \
 	    tests/e2e.sh $(KPROV) $(ARTIFACTS) $(LINE) faults::
+
+fidelity: packages artifacts build
+	tests/e2e.sh $(KPROV) $(ARTIFACTS) $(LINE) fidelity::
 
 bench: packages artifacts build
 	tests/bench/run.sh $(KPROV) $(ARTIFACTS)

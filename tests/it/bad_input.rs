@@ -212,6 +212,7 @@ fn a_mistake_that_shows_on_a_host_ends_with_2_and_names_host_and_place() {
 
 #[test]
 fn what_a_failed_host_did_not_register_is_blamed_on_it() {
+    let _alone = alone();
     let dir = directory(&[
         ("hosts.ini", "n1 ansible_connection=local\nn2 ansible_connection=local\n"),
         (
