@@ -58,8 +58,10 @@ pub fn remove(lab: &Lab) -> Result<(), LabError> {
         }
     }
     for path in [dir.join("group_vars/all"), dir.join("group_vars"), dir.clone()] {
-        if fs::remove_dir(&path).is_err() {
-            break;
+        match fs::remove_dir(&path) {
+            // An `up` that was killed has not made all of them.
+            Err(error) if error.kind() != ErrorKind::NotFound => break,
+            _ => {}
         }
     }
     Ok(())

@@ -232,7 +232,7 @@ fn a_node_whose_link_is_cut_goes_on() {
         let plays = Plays::new(&variables, &scripts);
         let run = plays.start(&[]);
         until("the first task", || lab.inside("n1", "ls /root").contains("waits"));
-        let worker = lab.inside("n1", "pgrep -f 'kprov-agent .* work '");
+        let worker = lab.inside("n1", "pgrep -f '[k]prov-agent .* work '");
         lab.ok("link", &["n1", "down"]);
         let seen = |text: &str| fs::read_to_string(plays.file("events")).is_ok_and(|events| events.contains(text));
         let cut = Instant::now();
@@ -240,7 +240,7 @@ fn a_node_whose_link_is_cut_goes_on() {
         assert!(cut.elapsed() < Duration::from_secs(30), "noticed after {:?}", cut.elapsed());
         lab.ok("link", &["n1", "up"]);
         until("the link is there again", || seen("re-attached after"));
-        assert_eq!(lab.inside("n1", "pgrep -f 'kprov-agent .* work '"), worker);
+        assert_eq!(lab.inside("n1", "pgrep -f '[k]prov-agent .* work '"), worker);
         lab.inside("n1", "touch /root/go");
         let ended = plays.end(run);
         assert_eq!((ended.exit, ended.recap()), (Some(0), [2, 0, 0]), "{connection}: {:#?}", ended.events);
