@@ -47,10 +47,12 @@ pub fn write(lab: &Lab, host_keys: &[String]) -> Result<(), LabError> {
 
 /// Removes what [`user_key`] and [`write`] made, and directories that are then empty; nothing where another owner wrote.
 pub fn remove(lab: &Lab) -> Result<(), LabError> {
+    let dir = &lab.inventory;
     if !is_ours(lab) {
+        // An empty one is of an `up` that was killed; anything else stays.
+        let _ = fs::remove_dir(dir);
         return Ok(());
     }
-    let dir = &lab.inventory;
     for path in files(lab) {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(LabError::io(&path)(error)),
