@@ -54,7 +54,7 @@ pub async fn connect_all(run: &Arc<Run>) {
             };
             drop(permit);
             if let Err(lost) = result {
-                run.lose(&host, &lost, "0.connect", "Connect");
+                run.lose(&host, &lost, 0);
             }
         });
     }
@@ -69,7 +69,7 @@ pub async fn facts_all(run: &Arc<Run>) {
         let (run, host) = (run.clone(), host.clone());
         tasks.spawn(async move {
             if let Err(lost) = facts(&link, &host).await {
-                run.lose(&host, &lost, "0.connect", "Connect");
+                run.lose(&host, &lost, 0);
             }
         });
     }

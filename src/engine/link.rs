@@ -3,7 +3,7 @@
 use super::host::HostState;
 use super::run::Run;
 use crate::agent::client::{Agent, Events, Lost};
-use crate::agent::protocol::{FromAgent, REPLACED, Seq, StepName, Task, TaskResult, ToAgent};
+use crate::agent::protocol::{FromAgent, REPLACED, Seq, Task, TaskResult, ToAgent};
 use crate::modules::certificate::Certificate;
 use crate::modules::{Failure, Resource};
 use crate::value::Value;
@@ -18,19 +18,6 @@ pub enum Reply {
     Result(TaskResult),
     /// The host was lost before the answer came.
     Lost(Lost),
-}
-
-/// A task on its way to the agent; see [`Task`] for what the fields mean.
-pub struct Submission {
-    pub name: StepName,
-    pub epoch: u32,
-    pub group: Seq,
-    pub ignore_errors: bool,
-    pub notify: Vec<String>,
-    pub handler: Option<String>,
-    pub carried: bool,
-    pub expect: Option<Vec<String>>,
-    pub resource: Box<Resource>,
 }
 
 /// The connection to one host.
@@ -181,23 +168,19 @@ impl Link {
     }
 
     /// Hands a task to the agent. Waits only while the link is slower than the tasks come.
-    pub async fn submit(&self, submission: Submission) -> oneshot::Receiver<Reply> {
+    pub async fn submit(&self, task: Task) -> oneshot::Receiver<Reply> {
         let (sender, receiver) = oneshot::channel();
-        let seq = self.next_seq();
         {
             let mut waiting = self.lock();
             if let Some(why) = &waiting.lost {
                 let _ = sender.send(Reply::Lost(why.clone()));
                 return receiver;
             }
-            waiting.tasks.insert(seq, sender);
-            if let Resource::Certificate(certificate) = &*submission.resource {
-                waiting.certificates.insert(seq, certificate.clone());
+            waiting.tasks.insert(task.seq, sender);
+            if let Resource::Certificate(certificate) = &task.resource {
+                waiting.certificates.insert(task.seq, certificate.clone());
             }
         }
-        let Submission { name, epoch, group, ignore_errors, notify, handler, carried, expect, resource } = submission;
-        let task =
-            Task { seq, name, epoch, group, ignore_errors, notify, handler, carried, expect, resource: *resource };
         // When the agent is gone, the reader of its answers tells all that wait.
         let _ = self.agent.send(ToAgent::from(task)).await;
         receiver

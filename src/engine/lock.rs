@@ -4,11 +4,11 @@
 //! grants it to has it. Where the inventory has no such hosts, every host of the run holds a lock of its own. What a node
 //! does with it is `agent`'s business; what becomes of a run that was replaced is [`Run::stop`]'s.
 
-use super::event::{Event, Status, Subject};
+use super::event::{Event, Status};
 use super::link::Link;
 use super::run::Run;
 use crate::agent::protocol::{Holder, LockRequest, LockState, RunHeader};
-use crate::modules::{Failure, Grade};
+use crate::modules::Failure;
 use futures_util::future::join_all;
 use indexmap::IndexMap;
 use std::sync::{Arc, OnceLock};
@@ -98,7 +98,7 @@ pub async fn begin(run: &Arc<Run>) {
             let Err(failure) = link.begin(&run).await else { return };
             // A run that was replaced has been stopped on all hosts, this one included.
             if !host.is_dead() {
-                failed(&run, &host.name, "Begin", failure.message);
+                run.outcome(&host.name, 0, "Begin", Status::Failed, Some(failure.message));
             }
         });
     }
@@ -285,27 +285,7 @@ async fn keep(run: Arc<Run>, links: Vec<Arc<Link>>, need: usize) {
 fn refuse(run: &Run, why: &str) -> bool {
     run.events.send(Event::Finding { host: None, text: format!("cluster : lock : {why}"), fatal: true });
     for host in run.hosts.values().filter(|host| !host.is_dead()) {
-        failed(run, &host.name, "Lock", "the cluster is locked".to_owned());
+        run.outcome(&host.name, 0, "Lock", Status::Failed, Some("the cluster is locked".to_owned()));
     }
     false
-}
-
-/// Tells that a host is out, and why.
-pub fn failed(run: &Run, host: &str, task: &str, why: String) {
-    if let Some(state) = run.hosts.get(host) {
-        state.kill();
-    }
-    run.events.send(Event::Task {
-        subject: Subject {
-            host: host.to_owned(),
-            task_id: format!("0.{}", task.to_lowercase()),
-            role: String::new(),
-            task: task.to_owned(),
-        },
-        status: Status::Failed,
-        message: Some(why),
-        diff: Vec::new(),
-        grade: Grade::Exact,
-        took: Duration::ZERO,
-    });
 }

@@ -2,11 +2,10 @@
 //!
 //! They belong to kprov's own playbooks; a playbook of the user's has its own idea of what has to hold.
 
-use super::event::{Event, Status, Subject};
+use super::event::{Event, Status};
 use super::run::Run;
 use super::scope::TaskScope;
 use crate::artifacts::{Resolved, architecture};
-use crate::modules::Grade;
 use crate::preflight::{self, Cluster, Finding, Severity, Vars};
 use crate::source::{InputError, Span};
 use crate::template::Scope;
@@ -14,7 +13,6 @@ use crate::value::Value;
 use indexmap::IndexMap;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 struct RunVars<'a>(&'a Arc<Run>);
 
@@ -129,22 +127,7 @@ fn fail<'a>(run: &Run, hosts: impl Iterator<Item = &'a String>, why: &str) {
 }
 
 fn outcome(run: &Run, host: &str, status: Status, message: Option<String>) {
-    if let (Status::Failed, Some(state)) = (status, run.hosts.get(host)) {
-        state.kill();
-    }
-    run.events.send(Event::Task {
-        subject: Subject {
-            host: host.to_owned(),
-            task_id: "0.preconditions".to_owned(),
-            role: String::new(),
-            task: "Preconditions".to_owned(),
-        },
-        status,
-        message,
-        diff: Vec::new(),
-        grade: Grade::Exact,
-        took: Duration::ZERO,
-    });
+    run.outcome(host, 0, "Preconditions", status, message);
 }
 
 /// Whether every artifact can be had, for each architecture among the hosts.

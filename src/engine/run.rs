@@ -15,7 +15,7 @@ use crate::agent::client::Lost;
 use crate::agent::protocol::RunHeader;
 use crate::graph::{PlayShape, Progress, compile};
 use crate::inventory::Inventory;
-use crate::modules::Failure;
+use crate::modules::{Failure, Grade};
 use crate::playbook::{self, Playbook, Task, Tree};
 use crate::source::{InputError, InputErrors, Span};
 use crate::system::Mode;
@@ -27,6 +27,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// A loaded run.
@@ -201,7 +202,7 @@ impl Run {
         }
         self.events.send(Event::Finding { host: None, text: format!("cluster : lock : {why}"), fatal: true });
         for host in hosts {
-            super::lock::failed(self, &host.name, "Lock", "the run was stopped".to_owned());
+            self.outcome(&host.name, 0, "Lock", Status::Failed, Some("the run was stopped".to_owned()));
         }
         self.drop_queues(false);
     }
@@ -393,20 +394,28 @@ impl Run {
     }
 
     /// Tells that a host is lost, and what was to be done there.
-    pub fn lose(&self, host: &HostState, lost: &Lost, task_id: &str, task: &str) {
-        host.kill();
+    pub fn lose(&self, host: &HostState, lost: &Lost, play: usize) {
+        self.outcome(&host.name, play, "Connect", Status::of(lost), Some(lost.to_string()));
+    }
+
+    /// Tells how a stage that is no task went on a host; `play` counts from 1, 0 is before all plays. A host on which it
+    /// failed, or that could not be reached, is out.
+    pub fn outcome(&self, host: &str, play: usize, stage: &str, status: Status, message: Option<String>) {
+        if let (Status::Failed | Status::Unreachable, Some(state)) = (status, self.hosts.get(host)) {
+            state.kill();
+        }
         self.events.send(Event::Task {
             subject: Subject {
-                host: host.name.clone(),
-                task_id: task_id.to_owned(),
+                host: host.to_owned(),
+                task_id: format!("{play}.{}", stage.to_lowercase()),
                 role: String::new(),
-                task: task.to_owned(),
+                task: stage.to_owned(),
             },
-            status: Status::of(lost),
-            message: Some(lost.to_string()),
+            status,
+            message,
             diff: Vec::new(),
-            grade: crate::modules::Grade::Exact,
-            took: std::time::Duration::ZERO,
+            grade: Grade::Exact,
+            took: Duration::ZERO,
         });
     }
 }

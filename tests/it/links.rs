@@ -101,6 +101,14 @@ impl Plays {
     }
 }
 
+/// Lets the second task of [`SCRIPTS`] end: the run stops after it.
+fn ends_after_the_second(plays: &Plays, run: Child) {
+    fs::write(plays.file("go"), "").unwrap();
+    let ended = plays.end(run);
+    assert_eq!((ended.exit, ended.recap()), (Some(99), [2, 0, 0]), "{:#?}", ended.events);
+    assert_eq!(fs::read_to_string(plays.file("done")).unwrap(), "1\n2\n");
+}
+
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(90);
     while !condition() {
@@ -148,10 +156,7 @@ fn an_interrupt_finishes_the_task_in_hand() {
         until("the interrupt is noticed", || {
             fs::read_to_string(plays.file("talk")).unwrap().contains("finishing the tasks in flight")
         });
-        fs::write(plays.file("go"), "").unwrap();
-        let ended = plays.end(run);
-        assert_eq!((ended.exit, ended.recap()), (Some(99), [2, 0, 0]), "{connection:?}: {:#?}", ended.events);
-        assert_eq!(fs::read_to_string(plays.file("done")).unwrap(), "1\n2\n");
+        ends_after_the_second(&plays, run);
     }
 }
 
@@ -167,10 +172,7 @@ fn an_interrupt_while_the_link_is_down_finishes_the_task_in_hand() {
     until("the link is there again", || {
         fs::read_to_string(plays.file("events")).is_ok_and(|events| events.contains("re-attached after"))
     });
-    fs::write(plays.file("go"), "").unwrap();
-    let ended = plays.end(run);
-    assert_eq!((ended.exit, ended.recap()), (Some(99), [2, 0, 0]), "{:#?}", ended.events);
-    assert_eq!(fs::read_to_string(plays.file("done")).unwrap(), "1\n2\n");
+    ends_after_the_second(&plays, run);
 }
 
 #[test]

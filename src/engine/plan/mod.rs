@@ -20,7 +20,6 @@ use super::run::Run;
 use crate::modules::Grade;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// What a run would do.
 #[derive(Debug, Default)]
@@ -128,22 +127,7 @@ pub fn accept(run: &Run, objections: &[Objection]) -> bool {
         failed.extend(hosts);
     }
     for name in failed {
-        if let Some(host) = run.hosts.get(name) {
-            host.kill();
-        }
-        run.events.send(Event::Task {
-            subject: Subject {
-                host: name.clone(),
-                task_id: "0.plan".to_owned(),
-                role: String::new(),
-                task: "Plan".to_owned(),
-            },
-            status: Status::Failed,
-            message: Some("the plan is refused; nothing was changed".to_owned()),
-            diff: Vec::new(),
-            grade: Grade::Exact,
-            took: Duration::ZERO,
-        });
+        run.outcome(name, 0, "Plan", Status::Failed, Some("the plan is refused; nothing was changed".to_owned()));
     }
     objections.is_empty()
 }
