@@ -10,12 +10,13 @@ use super::journal::{self, Journal};
 use super::lock::Lock;
 use super::needs::{Answer, Answers, TaskNeeds, hex};
 use super::pending::Pending;
-use super::protocol::{Did, FromAgent, LockRequest, RunEnd, RunHeader, Seq, Task, TaskResult, ToAgent};
+use super::protocol::{Did, FromAgent, LockRequest, RunEnd, RunHeader, Seq, StepName, Task, TaskResult, ToAgent};
 use super::tunnels::Tunnels;
 use super::wire::{Output, Reader, Wire};
 use crate::modules::{Failure, Resource};
 use crate::pki::{self, SigningRequest};
 use crate::system::{Mode, System};
+use crate::value::After;
 use sha2::{Digest, Sha256};
 use std::any::Any;
 use std::collections::HashMap;
@@ -347,6 +348,7 @@ impl Worker {
             cancelled: &self.shared.cancelled,
             lock: &self.shared.lock,
         };
+        system.begin(at_hand(&task.name));
         let result = catch_unwind(AssertUnwindSafe(|| task.resource.converge(system, &mut needs)))
             .unwrap_or_else(|panic| Err(bug(&*panic)));
         let marked = needs.marked;
@@ -377,6 +379,12 @@ impl Worker {
         }
         result.map(TaskResult::Done)
     }
+}
+
+/// The task as a plan names what hangs on it. Which host this is, the controller knows.
+fn at_hand(name: &StepName) -> After {
+    let role = if name.role.is_empty() { String::new() } else { format!("{} : ", name.role) };
+    After { task_id: name.task_id.clone(), task: format!("{role}{}", name.task), host: String::new() }
 }
 
 fn locked(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {

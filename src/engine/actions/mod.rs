@@ -12,7 +12,7 @@ use crate::modules::{self, Failure, Outcome, Resource};
 use crate::playbook::Task;
 use crate::source::InputError;
 use crate::template::Scope;
-use crate::value::{Map, Value};
+use crate::value::{After, Map, Value};
 use std::sync::Arc;
 
 mod kubernetes;
@@ -67,7 +67,7 @@ pub enum Action {
 /// Why a task cannot run.
 pub enum Unprepared {
     /// Plan: an argument is known only after that task.
-    Unknown(String),
+    Unknown(After),
     Failed(Failure),
 }
 
