@@ -300,6 +300,8 @@ modules! {
     ContainerdImage = containerd_image: "containerd_image";
     /// A file with given content.
     Copy = copy: "copy";
+    /// A host's member of etcd's cluster.
+    EtcdMember = etcd_member: "etcd_member";
     /// Permissions, owner and kind of a path.
     File = file: "file";
     /// A group of users.

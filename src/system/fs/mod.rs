@@ -197,6 +197,18 @@ impl Fs {
         }
     }
 
+    /// The file itself, for one that is read in places. [`SystemError::Unknown`] where its content is only planned.
+    pub fn file(&self, path: &Path) -> Result<std::fs::File> {
+        let at = match self.planned() {
+            None => path.to_owned(),
+            Some(overlay) => match overlay.data(&self.walk(path, true)?, path)? {
+                Data::OnDisk(at) => at,
+                _ => return Err(SystemError::Unknown),
+            },
+        };
+        std::fs::File::open(at).map_err(SystemError::file(path))
+    }
+
     /// SHA-256 of the content, in hex. Known for some planned files of which the content is not.
     pub fn sha256(&self, path: &Path) -> Result<String> {
         match self.planned() {
