@@ -15,7 +15,7 @@ use super::tunnels::Tunnels;
 use super::wire::{Output, Reader, Wire};
 use crate::modules::{Failure, Resource};
 use crate::pki::{self, SigningRequest};
-use crate::system::{Mode, System};
+use crate::system::{Mode, System, UnitAction, unit_name};
 use crate::value::After;
 use sha2::{Digest, Sha256};
 use std::any::Any;
@@ -325,7 +325,7 @@ impl Worker {
         }
         self.clock += 1;
         if let (Some(handler), Resource::Systemd(systemd)) = (&task.handler, &task.resource)
-            && let Some(started) = systemd.restarts().and_then(|unit| self.started.get(unit))
+            && let Some(started) = systemd.restarts().and_then(|unit| self.started.get(&unit_name(unit)))
             && self.notified.get(handler).is_none_or(|notified| notified < started)
         {
             // Started since then, so it runs what the handler is for.
@@ -372,10 +372,9 @@ impl Worker {
         if result.as_ref().map_or(true, |outcome| outcome.changed) {
             self.notified.extend(task.notify.iter().map(|handler| (handler.clone(), self.clock)));
         }
-        if let (Resource::Systemd(systemd), Ok(outcome)) = (&task.resource, &result)
-            && let Some(unit) = systemd.started(outcome)
-        {
-            self.started.insert(unit.to_owned(), self.clock);
+        if let Some(outcome) = result.as_ref().ok().filter(|outcome| outcome.changed) {
+            let started = outcome.units.iter().filter(|effect| effect.action == Some(UnitAction::Start));
+            self.started.extend(started.map(|effect| (effect.unit.clone(), self.clock)));
         }
         result.map(TaskResult::Done)
     }

@@ -3,10 +3,10 @@
 //! etcd takes them from its configuration only when it makes its data; after that the members in its database count. They
 //! are read there (the bucket `members`), so that they are known while etcd is down as well, and changed with `etcdctl(1)`.
 //! <https://etcd.io/docs/v3.6/op-guide/runtime-configuration/>. A member that has yet to join does so when etcd starts, as
-//! its configuration says: here it is only waited for.
+//! its configuration says: it is started here and waited for.
 
-use super::{Applied, Diff, Failure, Module, Needs, bolt};
-use crate::system::{Command, View, Writer};
+use super::{Applied, Diff, Failure, Module, Needs, UnitEffect, bolt};
+use crate::system::{Command, Unit, UnitAction, View, Writer};
 use crate::value::Map;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -26,7 +26,8 @@ pub struct EtcdMember {
     pub name: String,
     /// Sorted.
     pub peer_urls: Vec<String>,
-    /// etcd's `data-dir`.
+    /// etcd's unit, and its `data-dir`.
+    pub unit: String,
     pub data_dir: PathBuf,
     /// Path of `etcdctl`, and what it connects to etcd with.
     pub etcdctl: String,
@@ -47,6 +48,12 @@ pub struct Member {
     peer_urls: Vec<String>,
 }
 
+pub struct Found {
+    /// `None`: it has yet to join.
+    member: Option<Member>,
+    unit: Unit,
+}
+
 #[cfg(feature = "controller")]
 impl EtcdMember {
     pub fn from_args(mut args: super::args::Args<'_>) -> Result<Self, super::args::ArgError> {
@@ -55,6 +62,7 @@ impl EtcdMember {
         let member = Self {
             name: args.str("name")?,
             peer_urls,
+            unit: args.opt_str("unit")?.unwrap_or_else(|| "etcd".to_owned()),
             data_dir: args.str("data_dir")?.into(),
             etcdctl: args.opt_str("etcdctl")?.unwrap_or_else(|| "/usr/local/bin/etcdctl".to_owned()),
             endpoint: args.opt_str("endpoint")?.unwrap_or_else(|| "https://127.0.0.1:2379".to_owned()),
@@ -104,19 +112,18 @@ impl EtcdMember {
 }
 
 impl Module for EtcdMember {
-    /// The member, if there is one.
-    type State = Option<Member>;
+    type State = Found;
     type Change = ();
 
-    fn query(&self, view: View<'_>) -> Result<Option<Member>, Failure> {
-        self.find(view)
+    fn query(&self, view: View<'_>) -> Result<Found, Failure> {
+        Ok(Found { member: self.find(view)?, unit: view.units().show(&self.unit, view.fs())? })
     }
 
-    fn diff(&self, member: &Option<Member>) -> Option<()> {
-        (!self.is_there(member.as_ref())).then_some(())
+    fn diff(&self, found: &Found) -> Option<()> {
+        (!self.is_there(found.member.as_ref())).then_some(())
     }
 
-    fn describe(&self, member: &Option<Member>, (): &()) -> Vec<Diff> {
+    fn describe(&self, Found { member, unit }: &Found, (): &()) -> Vec<Diff> {
         let urls = |urls: &[String]| urls.join(",");
         let mut fields = Vec::new();
         let before = member.as_ref().map_or("absent", |member| if member.name.is_empty() { "unstarted" } else { "started" });
@@ -128,16 +135,25 @@ impl Module for EtcdMember {
         if old != new {
             fields.push(("peerURLs".to_owned(), old, new));
         }
-        vec![Diff::Fields { subject: format!("etcd member {}", self.name), fields }]
+        let runs = (!unit.is_active()).then(|| Diff::Fields {
+            subject: unit.name.clone(),
+            fields: vec![("state".to_owned(), Some(unit.active_state.clone()), Some("active".to_owned()))],
+        });
+        let member = Diff::Fields { subject: format!("etcd member {}", self.name), fields };
+        runs.into_iter().chain([member]).collect()
     }
 
     fn apply(
         &self,
-        member: Option<Member>,
+        Found { member, unit }: Found,
         (): (),
         writer: &mut Writer<'_>,
         needs: &mut dyn Needs,
     ) -> Result<Applied, Failure> {
+        if !unit.is_active() {
+            let (units, fs) = writer.units();
+            units.act(UnitAction::Start, &self.unit, fs, &|| needs.cancelled())?;
+        }
         if writer.planning() {
             return Ok(Applied::default());
         }
@@ -157,8 +173,14 @@ impl Module for EtcdMember {
         Ok(Applied::default())
     }
 
-    fn result(&self, _: &Option<Member>) -> Map {
+    fn result(&self, _: &Found) -> Map {
         Map::new()
+    }
+
+    fn units(&self, Found { unit, .. }: &Found, change: Option<&()>) -> Vec<UnitEffect> {
+        let was_active = unit.is_active();
+        let action = change.filter(|()| !was_active).map(|()| UnitAction::Start);
+        vec![UnitEffect { unit: unit.name.clone(), action, was_active, host: None }]
     }
 }
 
@@ -167,7 +189,6 @@ mod tests {
     use super::*;
     use crate::modules::bolt::testing::write;
     use crate::modules::testing::{TestNeeds, args};
-    use crate::modules::{Outcome, converge};
     use crate::system::{Mode, System};
     use crate::value::Value;
     use std::os::unix::fs::PermissionsExt;
@@ -186,7 +207,7 @@ mod tests {
             write(&database, BUCKET, &members);
         }
 
-        fn run(&self, mode: Mode) -> Result<Outcome, Failure> {
+        fn module(&self) -> EtcdMember {
             let path = |name: &str| Value::from(self.0.path().join(name).display().to_string());
             let pairs = [
                 ("name", "n1".into()),
@@ -197,61 +218,75 @@ mod tests {
                 ("certificate", "crt".into()),
                 ("key", "key".into()),
             ];
-            let member = EtcdMember::from_args(args(pairs)).unwrap();
-            converge(&member, &mut System::new(mode), &mut TestNeeds::default())
+            EtcdMember::from_args(args(pairs)).unwrap()
         }
-    }
 
-    fn fields(outcome: &Outcome) -> Vec<(&str, Option<&str>, Option<&str>)> {
-        let [Diff::Fields { subject, fields }] = &outcome.diff[..] else { panic!("{outcome:?}") };
-        assert_eq!(subject, "etcd member n1");
-        fields.iter().map(|(name, before, after)| (name.as_str(), before.as_deref(), after.as_deref())).collect()
+        /// As a query finds it where etcd's unit is in this state; it asks systemd for that.
+        fn found(&self, active_state: &str) -> Found {
+            let member = self.module().find(System::new(Mode::Plan).view()).unwrap();
+            let unit = Unit { name: "etcd.service".into(), active_state: active_state.into(), ..Unit::default() };
+            Found { member, unit }
+        }
+
+        /// What would change, as `subject field before after`.
+        fn changes(&self, active_state: &str) -> Vec<String> {
+            let (module, found) = (self.module(), self.found(active_state));
+            let diffs = module.diff(&found).map(|()| module.describe(&found, &())).unwrap_or_default();
+            let mut changes = Vec::new();
+            for diff in diffs {
+                let Diff::Fields { subject, fields } = diff else { panic!("{diff:?}") };
+                changes.extend(fields.iter().map(|(name, before, after)| {
+                    let side = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+                    format!("{subject} {name} {} {}", side(before), side(after))
+                }));
+            }
+            changes
+        }
     }
 
     #[test]
     fn a_member_that_is_to_join() {
         let node = Node::new();
-        let joins = [("state", Some("absent"), Some("started")), ("peerURLs", None, Some("https://192.0.2.1:2380"))];
-        assert_eq!(fields(&node.run(Mode::Plan).unwrap()), joins);
+        let starts = "etcd.service state inactive active";
+        let joins = ["etcd member n1 state absent started", "etcd member n1 peerURLs - https://192.0.2.1:2380"];
+        assert_eq!(node.changes("inactive"), [&[starts], &joins[..]].concat());
         node.database(&[r#"{"id":7,"peerURLs":["https://192.0.2.2:2380"],"name":"n2"}"#]);
-        assert_eq!(fields(&node.run(Mode::Plan).unwrap()), joins, "another has");
+        assert_eq!(node.changes("active"), joins, "another has");
         node.database(&[r#"{"id":7,"peerURLs":["https://192.0.2.1:2380"]}"#]);
-        let starts = [("state", Some("unstarted"), Some("started"))];
-        assert_eq!(fields(&node.run(Mode::Plan).unwrap()), starts, "it was added, and has not started");
+        assert_eq!(node.changes("active"), ["etcd member n1 state unstarted started"], "it was added, and has not started");
         node.database(&[r#"{"id":7,"peerURLs":["https://192.0.2.1:2380"],"name":"n1","clientURLs":["x"]}"#]);
-        assert!(!node.run(Mode::Plan).unwrap().changed);
-        assert!(!node.run(Mode::Apply).unwrap().changed);
+        assert!(node.changes("active").is_empty());
+        assert!(node.changes("failed").is_empty(), "that it runs is for another task");
     }
 
     #[test]
     fn a_member_that_moves() {
         let node = Node::new();
         node.database(&[r#"{"id":255,"peerURLs":["https://192.0.2.9:2380"],"name":"n1"}"#]);
-        let planned = node.run(Mode::Plan).unwrap();
-        assert_eq!(fields(&planned), [("peerURLs", Some("https://192.0.2.9:2380"), Some("https://192.0.2.1:2380"))]);
+        let moves = "etcd member n1 peerURLs https://192.0.2.9:2380 https://192.0.2.1:2380";
+        assert_eq!(node.changes("active"), [moves]);
         // The database as etcd leaves it.
         let moved = Node::new();
         moved.database(&[r#"{"id":255,"peerURLs":["https://192.0.2.1:2380"],"name":"n1"}"#]);
-        let etcdctl = node.0.path().join("etcdctl");
-        let script = format!(
-            "#!/bin/sh\necho \"$@\" > {}\ncp {} {}\n",
-            node.0.path().join("called").display(),
-            moved.0.path().join(DATABASE).display(),
-            node.0.path().join(DATABASE).display()
-        );
-        std::fs::write(&etcdctl, script).unwrap();
-        std::fs::set_permissions(&etcdctl, std::fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(node.run(Mode::Apply).unwrap().diff, planned.diff);
-        let called = std::fs::read_to_string(node.0.path().join("called")).unwrap();
+        let path = |node: &Node, name: &str| node.0.path().join(name).display().to_string();
+        let (called, from, to) = (path(&node, "called"), path(&moved, DATABASE), path(&node, DATABASE));
+        let script = format!("#!/bin/sh\necho \"$@\" > {called}\ncp {from} {to}\n");
+        std::fs::write(path(&node, "etcdctl"), script).unwrap();
+        std::fs::set_permissions(path(&node, "etcdctl"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut system = System::new(Mode::Apply);
+        let found = node.found("active");
+        node.module().apply(found, (), &mut system.writer(), &mut TestNeeds::default()).unwrap();
         let expected = "--endpoints=https://127.0.0.1:2379 --cacert=ca --cert=crt --key=key member update ff \
                         --peer-urls=https://192.0.2.1:2380\n";
-        assert_eq!(called, expected);
+        assert_eq!(std::fs::read_to_string(called).unwrap(), expected);
+        assert!(node.changes("active").is_empty());
     }
 
     #[test]
     fn a_damaged_database_is_a_failure() {
         let node = Node::new();
         node.database(&["no json!"]);
-        assert!(node.run(Mode::Plan).unwrap_err().message.ends_with("the members of etcd cannot be read"));
+        let failure = node.module().find(System::new(Mode::Plan).view()).unwrap_err();
+        assert!(failure.message.ends_with("the members of etcd cannot be read"), "{failure}");
     }
 }

@@ -81,12 +81,6 @@ impl Systemd {
 }
 
 impl Systemd {
-    /// The unit that this task started, which did not run before.
-    pub fn started<'a>(&'a self, outcome: &super::Outcome) -> Option<&'a str> {
-        let starts = |diff: &Diff| matches!(diff, Diff::Fields { fields, .. } if fields.iter().any(|(name, _, after)| name == "state" && after.as_deref() == Some("active")));
-        (outcome.changed && outcome.diff.iter().any(starts)).then_some(self.name.as_deref()?)
-    }
-
     /// The unit that this task restarts.
     pub fn restarts(&self) -> Option<&str> {
         (self.state == Some(State::Restarted)).then_some(self.name.as_deref()?)
