@@ -17,7 +17,7 @@ pub struct ArgError {
     pub message: String,
     pub help: Option<String>,
     /// The argument is known only after that task was applied, and this module cannot be planned without it.
-    pub unknown_after: Option<After>,
+    pub unknown_after: Option<Box<After>>,
 }
 
 impl ArgError {
@@ -63,7 +63,7 @@ impl<'a> Args<'a> {
             None | Some(Value::Null) => Ok(None),
             Some(value) => match value.unknown() {
                 Some(after) => Err(ArgError {
-                    unknown_after: Some(after.clone()),
+                    unknown_after: Some(Box::new(after.clone())),
                     ..ArgError::new(name, format!("`{name}` is known only after {after}"))
                 }),
                 None => Ok(Some(value)),

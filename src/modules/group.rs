@@ -105,7 +105,7 @@ impl Module for Group {
         result.insert("name".into(), self.name.as_str().into());
         result.insert("state".into(), if found.is_some() { "present" } else { "absent" }.into());
         if let Some(group) = found {
-            let gid = group.gid.map_or_else(|| Value::later(), Value::from);
+            let gid = group.gid.map_or_else(Value::later, Value::from);
             result.insert("gid".into(), gid);
         }
         result

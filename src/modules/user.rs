@@ -192,7 +192,7 @@ impl Module for User {
         result.insert("name".into(), self.name.as_str().into());
         result.insert("state".into(), if found.account.is_some() { "present" } else { "absent" }.into());
         if let Some(account) = &found.account {
-            let number = |id: Option<u32>| id.map_or_else(|| Value::later(), Value::from);
+            let number = |id: Option<u32>| id.map_or_else(Value::later, Value::from);
             result.insert("uid".into(), number(account.uid));
             result.insert("group".into(), number(account.gid));
             result.insert("groups".into(), found.groups.join(",").into());

@@ -144,7 +144,7 @@ fn render_args(run: &Run, task: &Task, scope: &Arc<dyn Scope>) -> Result<Map, Fa
 /// A mistake in the arguments, with its place.
 fn arg_error(task: &Task, error: ArgError) -> Unprepared {
     if let Some(after) = error.unknown_after {
-        return Unprepared::Unknown(after);
+        return Unprepared::Unknown(*after);
     }
     let mut input = InputError::at(&task.args_span, format!("{}: {}", task.module, error.message));
     input.help = error.help;
