@@ -1,6 +1,6 @@
 # make test   everything that needs no node            make e2e    a real cluster on lab nodes, and what it has to do
 # make demo   the README's main job                    make bench  the numbers
-# make faults every kind of fault at every boundary between tasks (hours)   make fidelity   plans against applies
+# make faults every kind of fault at every boundary between tasks (hours)   make fidelity   plans against applies, of make e2e
 # make lint   fmt, clippy, deny
 
 SHELL := /bin/bash
@@ -8,6 +8,7 @@ SHELL := /bin/bash
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kprov
 ARTIFACTS ?= $(CACHE)/lab-artifacts
 LINE ?= 1.36
+OTHERS := $(notdir $(wildcard $(addprefix tests/artifacts/,kubernetes-$(LINE).* containerd-* cni-plugins-*)))
 TOOLS := $(CACHE)/tools
 DENY := 0.20.2
 export PATH := $(TOOLS)/bin:$(PATH)
@@ -18,7 +19,7 @@ INVENTORY := inventory/lab/inventory.ini
 
 PACKAGES := gcc pkg-config libseccomp-dev busybox-static debootstrap systemd-container iproute2 iptables openssh-client openssh-server sudo
 
-.PHONY: build agent packages artifacts demo test e2e faults fidelity bench lint deny
+.PHONY: build agent packages artifacts versions demo test e2e faults fidelity bench lint deny
 
 build: agent
 	cargo build --release --bin kprov
@@ -37,13 +38,17 @@ packages:
 artifacts: packages
 	@tests/artifacts/reachable.sh || tests/artifacts/build.sh $(ARTIFACTS) $(LINE)
 
+# These, and the versions that tests change to. Tests read them, so they are built wherever upstream is.
+versions: packages
+	@tests/artifacts/build.sh $(ARTIFACTS) $(LINE) $(OTHERS)
+
 demo: packages
 	tests/demo.sh $(KPROV) $(INVENTORY) $(ARTIFACTS)
 
 test: packages
 	cargo test
 
-e2e: packages artifacts build
+e2e: packages versions build
 	tests/e2e.sh $(KPROV) $(ARTIFACTS) $(LINE)
 
 # make faults KPROV_FAULT_SEED=7 repeats what was printed with that seed; tests/it/faults.rs has the other variables.
@@ -51,7 +56,7 @@ faults: packages artifacts build
 	KPROV_FAULT_STEPS=$${KPROV_FAULT_STEPS:-1} KPROV_FAULT_CHAINS=$${KPROV_FAULT_CHAINS:-8} \
 	    tests/e2e.sh $(KPROV) $(ARTIFACTS) $(LINE) faults::
 
-fidelity: packages artifacts build
+fidelity: packages versions build
 	tests/e2e.sh $(KPROV) $(ARTIFACTS) $(LINE) fidelity::
 
 bench: packages artifacts build

@@ -23,11 +23,45 @@ pub enum Value {
     String(String),
     List(Vec<Value>),
     Map(Map),
-    /// Known after apply: the label says after which task ("etcd : Create the certificate authority").
-    Unknown(String),
+    /// Known after apply.
+    Unknown(After),
+}
+
+/// The task after which something will be known. One without a name is the task at hand: modules do not know which that is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct After {
+    pub task_id: String,
+    /// With its role: "etcd : Create the certificate authority".
+    pub task: String,
+    pub host: String,
+}
+
+impl After {
+    pub fn is_at_hand(&self) -> bool {
+        self.task.is_empty()
+    }
+}
+
+impl From<&str> for After {
+    fn from(task: &str) -> Self {
+        Self { task: task.to_owned(), ..Self::default() }
+    }
+}
+
+/// "etcd : Create the certificate authority on n1"
+impl fmt::Display for After {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.task)?;
+        if self.host.is_empty() { Ok(()) } else { write!(f, " on {}", self.host) }
+    }
 }
 
 impl Value {
+    /// Known after the task at hand.
+    pub fn later() -> Self {
+        Self::Unknown(After::default())
+    }
+
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Self::String(s) => Some(s),
@@ -68,8 +102,8 @@ impl Value {
         self.as_map().and_then(|map| map.get(key))
     }
 
-    /// The label of the first unknown in this value, however deep.
-    pub fn unknown(&self) -> Option<&str> {
+    /// After which task the first unknown in this value will be known, however deep it is.
+    pub fn unknown(&self) -> Option<&After> {
         match self {
             Self::Unknown(after) => Some(after),
             Self::List(items) => items.iter().find_map(Self::unknown),
@@ -236,6 +270,6 @@ mod tests {
     #[test]
     fn finds_the_unknown_inside() {
         let value: Value = [("a", Value::List(vec![Value::Unknown("pki : CA".into())]))].into_iter().collect();
-        assert_eq!(value.unknown(), Some("pki : CA"));
+        assert_eq!(value.unknown(), Some(&"pki : CA".into()));
     }
 }

@@ -108,10 +108,14 @@ mod tests {
     use crate::modules::{Blob, Diff, Failure, Grade, Outcome, Resource, UnitEffect};
     use crate::pki::SigningRequest;
     use crate::system::Mode;
-    use crate::value::{Map, Value};
+    use crate::value::{After, Map, Value};
     use proptest::collection::vec;
     use proptest::option;
     use proptest::prelude::*;
+
+    fn after() -> impl Strategy<Value = After> {
+        any::<[String; 3]>().prop_map(|[task_id, task, host]| After { task_id, task, host })
+    }
 
     fn value() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
@@ -120,7 +124,7 @@ mod tests {
             any::<i64>().prop_map(Value::Int),
             (-1e300..1e300).prop_map(Value::Float),
             any::<String>().prop_map(Value::String),
-            any::<String>().prop_map(Value::Unknown),
+            after().prop_map(Value::Unknown),
         ];
         leaf.prop_recursive(4, 32, 6, |inner| {
             prop_oneof![
@@ -165,13 +169,21 @@ mod tests {
 
     fn outcome() -> impl Strategy<Value = Outcome> {
         let grade = prop_oneof![Just(Grade::Exact), Just(Grade::KnownAfterApply), Just(Grade::Opaque)];
-        (any::<bool>(), map(), vec(diff(), 0..3), grade).prop_map(|(changed, result, diff, grade)| Outcome {
-            changed,
-            result,
-            diff,
-            grade,
-            units: vec![UnitEffect { unit: "kubelet.service".into(), action: None, was_active: changed, host: None }],
-        })
+        (any::<bool>(), map(), vec(diff(), 0..3), grade, option::of(after())).prop_map(
+            |(changed, result, diff, grade, after)| Outcome {
+                changed,
+                result,
+                diff,
+                grade,
+                after,
+                units: vec![UnitEffect {
+                    unit: "kubelet.service".into(),
+                    action: None,
+                    was_active: changed,
+                    host: None,
+                }],
+            },
+        )
     }
 
     fn resource() -> impl Strategy<Value = Resource> {

@@ -10,12 +10,13 @@ use super::journal::{self, Journal};
 use super::lock::Lock;
 use super::needs::{Answer, Answers, TaskNeeds, hex};
 use super::pending::Pending;
-use super::protocol::{Did, FromAgent, LockRequest, RunEnd, RunHeader, Seq, Task, TaskResult, ToAgent};
+use super::protocol::{Did, FromAgent, LockRequest, RunEnd, RunHeader, Seq, StepName, Task, TaskResult, ToAgent};
 use super::tunnels::Tunnels;
 use super::wire::{Output, Reader, Wire};
 use crate::modules::{Failure, Resource};
 use crate::pki::{self, SigningRequest};
-use crate::system::{Mode, System};
+use crate::system::{Mode, System, UnitAction, unit_name};
+use crate::value::After;
 use sha2::{Digest, Sha256};
 use std::any::Any;
 use std::collections::HashMap;
@@ -324,7 +325,7 @@ impl Worker {
         }
         self.clock += 1;
         if let (Some(handler), Resource::Systemd(systemd)) = (&task.handler, &task.resource)
-            && let Some(started) = systemd.restarts().and_then(|unit| self.started.get(unit))
+            && let Some(started) = systemd.restarts().and_then(|unit| self.started.get(&unit_name(unit)))
             && self.notified.get(handler).is_none_or(|notified| notified < started)
         {
             // Started since then, so it runs what the handler is for.
@@ -347,6 +348,7 @@ impl Worker {
             cancelled: &self.shared.cancelled,
             lock: &self.shared.lock,
         };
+        system.begin(at_hand(&task.name));
         let result = catch_unwind(AssertUnwindSafe(|| task.resource.converge(system, &mut needs)))
             .unwrap_or_else(|panic| Err(bug(&*panic)));
         let marked = needs.marked;
@@ -370,13 +372,18 @@ impl Worker {
         if result.as_ref().map_or(true, |outcome| outcome.changed) {
             self.notified.extend(task.notify.iter().map(|handler| (handler.clone(), self.clock)));
         }
-        if let (Resource::Systemd(systemd), Ok(outcome)) = (&task.resource, &result)
-            && let Some(unit) = systemd.started(outcome)
-        {
-            self.started.insert(unit.to_owned(), self.clock);
+        if let Some(outcome) = result.as_ref().ok().filter(|outcome| outcome.changed) {
+            let started = outcome.units.iter().filter(|effect| effect.action == Some(UnitAction::Start));
+            self.started.extend(started.map(|effect| (effect.unit.clone(), self.clock)));
         }
         result.map(TaskResult::Done)
     }
+}
+
+/// The task as a plan names what hangs on it. Which host this is, the controller knows.
+fn at_hand(name: &StepName) -> After {
+    let role = if name.role.is_empty() { String::new() } else { format!("{} : ", name.role) };
+    After { task_id: name.task_id.clone(), task: format!("{role}{}", name.task), host: String::new() }
 }
 
 fn locked(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {

@@ -13,7 +13,7 @@ use crate::modules::{Diff, Failure, Grade, Outcome, UnitEffect, digest};
 use crate::playbook::Task;
 use crate::source::Spanned;
 use crate::system::{UnitAction, unit_name};
-use crate::value::{Map, Value};
+use crate::value::{After, Map, Value};
 use petgraph::stable_graph::NodeIndex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,14 +26,14 @@ pub enum Verdict {
     /// Sent; the result will come.
     Waiting(oneshot::Receiver<Reply>),
     /// Sent, and would run under a condition that is only known after that task.
-    Unsure(Box<Verdict>, String),
+    Unsure(Box<Verdict>, After),
     Ready(Result<Outcome, Failure>),
     /// The agent did nothing: an earlier task failed, or a handler was not notified.
     Nothing,
     Lost(Lost),
     Skipped(String),
     /// Plan: known after that task.
-    Planned(String),
+    Planned(After),
 }
 
 /// A verdict that nothing is awaited for any more.
@@ -43,7 +43,7 @@ pub enum Finished {
 }
 
 impl Verdict {
-    pub fn unsure(self, after: Option<String>) -> Self {
+    pub fn unsure(self, after: Option<After>) -> Self {
         match after {
             None => self,
             Some(after) => Self::Unsure(Box::new(self), after),
@@ -54,6 +54,7 @@ impl Verdict {
     pub fn at(mut self, host: &str) -> Self {
         if let Self::Ready(Ok(outcome)) = &mut self {
             outcome.units.iter_mut().for_each(|effect| effect.host = Some(host.to_owned()));
+            outcome.after = outcome.after.take().map(|after| on(host, after));
         }
         self
     }
@@ -68,10 +69,12 @@ impl Verdict {
                 Ok(Reply::Lost(why)) => Self::Lost(why),
                 Err(_) => Self::Lost(Lost::Agent("the agent has ended".to_owned())),
             },
-            Self::Unsure(inner, _) => match Box::pin(inner.settled()).await {
-                Self::Ready(Ok(outcome)) => {
-                    Self::Ready(Ok(Outcome { grade: outcome.grade.max(Grade::KnownAfterApply), ..outcome }))
-                }
+            Self::Unsure(inner, after) => match Box::pin(inner.settled()).await {
+                Self::Ready(Ok(outcome)) => Self::Ready(Ok(Outcome {
+                    grade: outcome.grade.max(Grade::KnownAfterApply),
+                    after: Some(after),
+                    ..outcome
+                })),
                 other => other,
             },
             other => other,
@@ -180,6 +183,7 @@ struct Sum {
     results: Vec<Value>,
     diff: Vec<Diff>,
     grade: Grade,
+    after: Option<After>,
     changed: bool,
     failed: Option<String>,
     skipped: usize,
@@ -193,7 +197,7 @@ async fn finish(
     host: &HostState,
     pending: PendingTask,
     failed: &AtomicBool,
-    maybe: &mut HashMap<String, String>,
+    maybe: &mut HashMap<String, After>,
 ) {
     let PendingTask {
         task, title, items, looped, hosts, hidden, handler, notifies, rescuable, ignore, started, ..
@@ -202,15 +206,18 @@ async fn finish(
     let due = handler.and_then(|handler| maybe.remove(&handler));
     let subject =
         Subject { host: host.name.clone(), task_id: task.id.clone(), role: task.role_name().to_owned(), task: title };
-    let label = task.title();
+    let label = After { task_id: task.id.clone(), task: task.title(), host: host.name.clone() };
     let count = items.len();
     let mut sum = Sum::default();
     for (number, item) in items.into_iter().enumerate() {
-        let after = if let Verdict::Unsure(_, after) = &item.verdict { Some(after.clone()) } else { None };
         let verdict = match (item.verdict.settled().await, &due) {
             (Verdict::Nothing, Some(after)) => Verdict::Planned(after.clone()),
+            (Verdict::Ready(Ok(outcome)), _) => Verdict::Ready(Ok(traced(outcome, &label))),
             (verdict, _) => verdict,
         };
+        if let (true, Verdict::Ready(Ok(outcome))) = (run.planning(), &verdict) {
+            run.kube.note(&outcome.units, &label);
+        }
         let mut step = run.planning().then(|| step(&subject, looped.then_some(number), hidden, &verdict)).flatten();
         if let (Some(step), Some(_)) = (&mut step, &due) {
             step.units.extend(restarted(&task));
@@ -220,11 +227,12 @@ async fn finish(
                 Ok(mut outcome) => {
                     if let Some(step) = &mut step {
                         step.changed = outcome.changed;
-                        step.after = after.filter(|_| outcome.changed);
+                        step.after = outcome.after.clone().filter(|_| outcome.changed);
                     }
                     sum.changed |= outcome.changed;
                     if outcome.changed {
                         sum.grade = sum.grade.max(outcome.grade);
+                        sum.after = sum.after.take().or(outcome.after);
                         sum.diff.append(&mut outcome.diff);
                     }
                     result_value(outcome.changed, labelled(outcome.result, &label))
@@ -254,6 +262,7 @@ async fn finish(
                 sum.changed = true;
                 sum.grade = sum.grade.max(Grade::KnownAfterApply);
                 sum.diff.push(known_after(&after));
+                sum.after.get_or_insert(after);
                 [("changed".to_owned(), Value::Unknown(label.clone()))].into_iter().collect()
             }
             Verdict::Lost(why) => {
@@ -307,6 +316,7 @@ async fn finish(
         message: message.map(shown),
         diff: if hidden { Vec::new() } else { sum.diff },
         grade: sum.grade,
+        after: sum.after,
         took: started.elapsed(),
     });
     if matches!(status, Status::Failed | Status::Rescued | Status::Unreachable) {
@@ -363,7 +373,7 @@ fn restarted(handler: &Task) -> Option<UnitEffect> {
     Some(UnitEffect { unit: unit_name(name), action: Some(UnitAction::Restart), was_active: true, host: None })
 }
 
-fn known_after(task: &str) -> Diff {
+fn known_after(task: &After) -> Diff {
     Diff::Note(format!("known after {task}"))
 }
 
@@ -408,11 +418,29 @@ pub fn literal(conditions: &Option<Vec<Spanned<Value>>>) -> Option<bool> {
     conditions.as_ref()?.iter().try_fold(true, |all, condition| condition.value.as_bool().map(|one| all && one))
 }
 
-/// Modules do not know which task they are: an unknown without a label gets this one.
-fn labelled(map: Map, label: &str) -> Map {
-    fn fill(value: Value, label: &str) -> Value {
+/// Fills in what the agent does not know of the task after which a change is known.
+fn traced(outcome: Outcome, at_hand: &After) -> Outcome {
+    let after = match outcome.after {
+        _ if outcome.grade != Grade::KnownAfterApply => None,
+        Some(after) if !after.is_at_hand() => Some(on(&at_hand.host, after)),
+        _ => Some(at_hand.clone()),
+    };
+    Outcome { after, ..outcome }
+}
+
+/// An agent does not know the name of its host.
+fn on(host: &str, mut after: After) -> After {
+    if after.host.is_empty() && !after.is_at_hand() {
+        host.clone_into(&mut after.host);
+    }
+    after
+}
+
+/// Modules do not know which task they are: what is unknown without one is so because of this one.
+fn labelled(map: Map, label: &After) -> Map {
+    fn fill(value: Value, label: &After) -> Value {
         match value {
-            Value::Unknown(after) if after.is_empty() => Value::Unknown(label.to_owned()),
+            Value::Unknown(after) if after.is_at_hand() => Value::Unknown(label.clone()),
             Value::List(items) => Value::List(items.into_iter().map(|v| fill(v, label)).collect()),
             Value::Map(map) => Value::Map(map.into_iter().map(|(k, v)| (k, fill(v, label))).collect()),
             other => other,

@@ -4,6 +4,7 @@ use super::plan::Summary;
 use crate::agent::client::Lost;
 use crate::modules::{Diff, Grade, UnitEffect};
 use crate::playbook::TaskId;
+use crate::value::After;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -74,7 +75,7 @@ pub struct Step {
     pub changed: bool,
     pub grade: Grade,
     /// The task after which it will be known.
-    pub after: Option<String>,
+    pub after: Option<After>,
     pub may: May,
     /// Whether nothing of it may be shown.
     pub hidden: bool,
@@ -106,6 +107,8 @@ pub enum Event {
         message: Option<String>,
         diff: Vec<Diff>,
         grade: Grade,
+        /// Plan: of a change that is known after apply, after which task.
+        after: Option<After>,
         took: Duration,
     },
     /// Plan: what is known of one item of a task. Comes before the task.

@@ -415,6 +415,7 @@ impl Run {
             message,
             diff: Vec::new(),
             grade: Grade::Exact,
+            after: None,
             took: Duration::ZERO,
         });
     }

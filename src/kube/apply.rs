@@ -35,7 +35,7 @@ impl Step {
     }
 
     fn planned(diff: Vec<Diff>, grade: Grade) -> Self {
-        Self { diff, grade, result: Value::Unknown(String::new()) }
+        Self { diff, grade, result: Value::later() }
     }
 }
 
@@ -105,9 +105,11 @@ impl Client {
             return Ok(Step::unchanged(Some(&after)));
         }
         // Namespaces that exist are not remembered, so that what is in them gets a real dry run.
-        if before.is_none() || key.kind != "Namespace" {
-            self.planned(|planned| planned.put(key, Some(after)));
-        }
+        self.planned(|planned| match before {
+            None => planned.put(key, Some(after)),
+            Some(_) if key.kind == "Namespace" => {}
+            Some(_) => planned.answered(key, after),
+        });
         Ok(Step::planned(diff, Grade::Exact))
     }
 
@@ -126,7 +128,7 @@ impl Client {
         let after = plan::merge(before, &object.body);
         let diff = diff::updated(&key, before, &after);
         if diff.is_empty() {
-            return Step { result: Value::Unknown(String::new()), ..Step::unchanged(None) };
+            return Step { result: Value::later(), ..Step::unchanged(None) };
         }
         self.planned(|planned| planned.put(key, Some(after)));
         Step::planned(diff, Grade::KnownAfterApply)
@@ -256,7 +258,14 @@ fn outcome(steps: Vec<Step>) -> Outcome {
         Ok([one]) => one,
         Err(many) => [("results", Value::List(many))].into_iter().collect(),
     };
-    Outcome { changed, result: Map::from_iter([("result".to_owned(), result)]), diff, grade, units: Vec::new() }
+    Outcome {
+        changed,
+        result: Map::from_iter([("result".to_owned(), result)]),
+        diff,
+        grade,
+        after: None,
+        units: Vec::new(),
+    }
 }
 
 fn no_kind(object: &Object) -> Failure {

@@ -2,7 +2,7 @@
 
 use super::apply::{json, presentable};
 use super::client::{Client, Pace, is_code};
-use super::object::{ObjectKey, group};
+use super::object::ObjectKey;
 use crate::modules::{Failure, Outcome};
 use crate::system::Mode;
 use crate::value::{Map, Value};
@@ -49,16 +49,16 @@ impl Client {
     /// unknown.
     pub async fn info(&self, query: &Query, mode: Mode) -> Result<Outcome, Failure> {
         if !self.ready(mode).await? {
-            return Ok(found(Value::Unknown(String::new())));
+            return Ok(found(Value::later()));
         }
         if mode == Mode::Plan {
-            let planned = self.planned(|planned| planned.touches(group(&query.api_version), &query.kind));
-            let objects = if planned { None } else { Some(self.list(query).await?) };
+            let objects = self.list(query).await?;
+            let objects = self.planned(|planned| planned.found(query, objects));
             return Ok(found(match objects {
                 Some(objects) if query.wait.as_ref().is_none_or(|wait| missing(query, wait, &objects).is_none()) => {
                     resources(&objects)
                 }
-                _ => Value::Unknown(String::new()),
+                _ => Value::later(),
             }));
         }
         let Some(wait) = &query.wait else { return Ok(found(resources(&self.list(query).await?))) };

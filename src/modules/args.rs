@@ -5,7 +5,7 @@
 //! the caller adds the place in the playbook.
 
 use crate::source::near_miss;
-use crate::value::{Map, Value};
+use crate::value::{After, Map, Value};
 use std::path::PathBuf;
 
 /// A mistake in the arguments: a lower-case fragment, and what to do about it.
@@ -17,7 +17,7 @@ pub struct ArgError {
     pub message: String,
     pub help: Option<String>,
     /// The argument is known only after that task was applied, and this module cannot be planned without it.
-    pub unknown_after: Option<String>,
+    pub unknown_after: Option<Box<After>>,
 }
 
 impl ArgError {
@@ -63,7 +63,7 @@ impl<'a> Args<'a> {
             None | Some(Value::Null) => Ok(None),
             Some(value) => match value.unknown() {
                 Some(after) => Err(ArgError {
-                    unknown_after: Some(after.to_owned()),
+                    unknown_after: Some(Box::new(after.clone())),
                     ..ArgError::new(name, format!("`{name}` is known only after {after}"))
                 }),
                 None => Ok(Some(value)),
@@ -72,8 +72,8 @@ impl<'a> Args<'a> {
     }
 
     /// Takes the argument if it is known only after apply, and returns after which task.
-    pub fn take_unknown(&mut self, name: &'static str) -> Option<String> {
-        let after = self.map.get(name)?.unknown()?.to_owned();
+    pub fn take_unknown(&mut self, name: &'static str) -> Option<After> {
+        let after = self.map.get(name)?.unknown()?.clone();
         self.taken.push(name);
         self.map.shift_remove(name);
         Some(after)

@@ -234,7 +234,7 @@ impl Artifact {
         fs.mkdir_all(path.parent().unwrap_or(&self.dest), None, Owner::default())?;
         let content = match self.expected(file) {
             Some(sha256) => Content::Blob { sha256: sha256.to_owned() },
-            None => Content::Unknown,
+            None => Content::later(),
         };
         Ok(fs.write(&path, content, Some(file.mode), owner)?)
     }
@@ -338,7 +338,7 @@ impl Module for Artifact {
             for index in &change.fetch {
                 self.project(&self.files[*index], state.owner, fs)?;
             }
-            fs.write(&self.dest.join(STAMP), Content::Unknown, Some(0o644), Owner::default())?;
+            fs.write(&self.dest.join(STAMP), Content::later(), Some(0o644), Owner::default())?;
             return Ok(Applied { result: self.result(&change.fetch), ..Applied::default() });
         }
 

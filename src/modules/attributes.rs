@@ -240,8 +240,26 @@ fn provisional(name: &str) -> u32 {
 /// Name and number of an owner; the name is empty where there is none, as Ansible has it.
 fn known(id: u32, name: Result<Option<String>, SystemError>) -> (Value, Value) {
     match (id >= PROVISIONAL, name) {
-        (true, _) => (Value::Unknown(String::new()), Value::Unknown(String::new())),
+        (true, _) => (Value::later(), Value::later()),
         (false, name) => (name.ok().flatten().unwrap_or_default().into(), id.into()),
+    }
+}
+
+/// Gives owners of files the names that they have on the node, where a diff has their numbers.
+pub fn name_owners(view: View<'_>, diffs: &mut [Diff]) {
+    for diff in diffs {
+        let Diff::Fields { subject, fields } = diff else { continue };
+        for (field, before, _) in fields.iter_mut().filter(|_| subject.starts_with('/')) {
+            let Some(id) = before.as_deref().and_then(|before| before.parse().ok()) else { continue };
+            let name = match field.as_str() {
+                "owner" => view.accounts().user_name(id),
+                "group" => view.accounts().group_name(id),
+                _ => continue,
+            };
+            if let Ok(Some(name)) = name {
+                *before = Some(name);
+            }
+        }
     }
 }
 
@@ -270,7 +288,7 @@ pub fn info(view: View<'_>, path: &Path) -> Result<Map, Failure> {
         ("group", group),
         ("uid", uid),
         ("gid", gid),
-        ("size", meta.size.map_or(Value::Unknown(String::new()), Value::from)),
+        ("size", meta.size.map_or(Value::later(), Value::from)),
     ];
     Ok(map.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
@@ -295,8 +313,8 @@ mod tests {
         plan.writer().accounts().set_user("kprov-planned", &UserSpec::default()).unwrap();
         let outcome = run(&mut plan).unwrap();
         assert!(outcome.changed);
-        assert_eq!(outcome.result["uid"], Value::Unknown(String::new()));
-        let owner = ("owner".to_owned(), Some("0".to_owned()), Some("kprov-planned".to_owned()));
+        assert_eq!(outcome.result["uid"], Value::later());
+        let owner = ("owner".to_owned(), Some("root".to_owned()), Some("kprov-planned".to_owned()));
         let [Diff::Fields { fields, .. }] = &outcome.diff[..] else { panic!("{outcome:?}") };
         assert_eq!(fields, &[owner]);
         assert!(!run(&mut plan).unwrap().changed);

@@ -5,7 +5,7 @@
 //! expire. The key is kept as long as it can be read. What comes back is verified before it replaces anything.
 
 use super::attributes::{self, Attributes, Mode};
-use super::{Applied, Diff, Failure, Grade, Module, Needs};
+use super::{Applied, Diff, Failure, Module, Needs};
 use crate::pki::{self, Certificate as Pem, Key, SigningRequest, Stored, Subject, stored_certificate, stored_key};
 use crate::system::{Content, Owner, View, Writer};
 use crate::value::{Map, Value};
@@ -175,27 +175,23 @@ impl Module for Certificate {
         for (change, wanted) in &state.attributes {
             change.apply(wanted, writer.fs())?;
         }
-        let mut applied = Applied::default();
-        if matches!(state.authority, Stored::Unknown) {
-            applied.grade = Grade::KnownAfterApply;
-        }
+        let after = writer.view().fs().after(&self.ca_certificate)?;
         if !change.issue.is_empty() {
             if writer.planning() {
                 if matches!(state.key, Stored::Absent | Stored::Damaged) {
-                    writer.fs().write(&self.key, Content::Unknown, self.key_attributes().fresh_mode(false), state.owner)?;
+                    writer.fs().write(&self.key, Content::later(), self.key_attributes().fresh_mode(false), state.owner)?;
                 }
                 let mode = self.certificate_attributes().fresh_mode(false);
-                writer.fs().write(&self.path, Content::Unknown, mode, state.owner)?;
+                writer.fs().write(&self.path, Content::later(), mode, state.owner)?;
             } else {
                 self.issue(state, writer, needs)?;
             }
         }
-        applied.result = self.result(&self.query(writer.view())?);
-        Ok(applied)
+        Ok(Applied::known_after(after, self.result(&self.query(writer.view())?)))
     }
 
     fn result(&self, state: &State) -> Map {
-        let unknown = || Value::Unknown(String::new());
+        let unknown = || Value::later();
         let (not_after, fingerprint) = match &state.certificate {
             Stored::Is(certificate) => (certificate.expiry().into(), certificate.fingerprint().into()),
             Stored::Absent | Stored::Damaged | Stored::Unknown => (unknown(), unknown()),
@@ -493,11 +489,11 @@ mod tests {
         let node = Node::new(3650);
         let mut plan = System::new(system::Mode::Plan);
         let ca = node.certificate.ca_certificate.clone();
-        plan.writer().fs().write(&ca, Content::Unknown, None, Owner::default()).unwrap();
+        plan.writer().fs().write(&ca, Content::later(), None, Owner::default()).unwrap();
         let outcome = converge(&node.certificate, &mut plan, &mut Signer::default()).unwrap();
         assert!(outcome.changed);
-        assert_eq!(outcome.grade, Grade::KnownAfterApply);
-        assert_eq!(outcome.result["not_after"], Value::Unknown(String::new()));
+        assert_eq!(outcome.grade, crate::modules::Grade::KnownAfterApply);
+        assert_eq!(outcome.result["not_after"], Value::later());
     }
 
     #[test]

@@ -148,8 +148,8 @@ impl Module for CertificateAuthority {
                 return Ok(Applied { result: self.result(&state), ..Applied::default() });
             }
             Change::Make if writer.planning() => {
-                writer.fs().write(&self.certificate, Content::Unknown, Some(CERTIFICATE_MODE), Owner::default())?;
-                writer.fs().write(&self.key, Content::Unknown, Some(KEY_MODE), Owner::default())?;
+                writer.fs().write(&self.certificate, Content::later(), Some(CERTIFICATE_MODE), Owner::default())?;
+                writer.fs().write(&self.key, Content::later(), Some(KEY_MODE), Owner::default())?;
                 // One that an interrupted run has left without a certificate is replaced, and moved.
                 writer.fs().remove(&self.pending())?;
             }
@@ -169,7 +169,7 @@ impl Module for CertificateAuthority {
     }
 
     fn result(&self, state: &State) -> Map {
-        let unknown = || Value::Unknown(String::new());
+        let unknown = || Value::later();
         let (pem, not_after, fingerprint) = match state {
             State::Present { certificate, .. } => {
                 (certificate.to_pem().into(), certificate.expiry().into(), certificate.fingerprint().into())

@@ -171,10 +171,10 @@ impl Module for Command {
         let done = self.run(|command| writer.processes().run_unless(command, &|| needs.cancelled()))?;
         let result = done.unwrap_or_else(|| {
             let unknown = ["rc", "stdout", "stdout_lines", "stderr", "stderr_lines", "start", "end", "delta"];
-            let unknown = unknown.map(|key| (key.to_owned(), Value::Unknown(String::new())));
+            let unknown = unknown.map(|key| (key.to_owned(), Value::later()));
             unknown.into_iter().chain([("cmd".to_owned(), self.cmd())]).collect()
         });
-        Ok(Applied { result, grade: Grade::Opaque, changed: None })
+        Ok(Applied { result, grade: Grade::Opaque, ..Applied::default() })
     }
 
     fn result(&self, found: &Found) -> Map {
@@ -426,7 +426,7 @@ mod tests {
         let command = shell(&format!("touch {}", marker.display()));
         let outcome = run(&command, Mode::Plan).unwrap();
         assert!(outcome.changed && outcome.grade == Grade::Opaque && !marker.exists());
-        assert_eq!(outcome.result["stdout"], Value::Unknown(String::new()));
+        assert_eq!(outcome.result["stdout"], Value::later());
         assert!(run(&command, Mode::Apply).unwrap().changed && marker.exists());
     }
 

@@ -1,16 +1,18 @@
 //! `containerd_image`: an image in containerd, imported from an archive that the controller holds.
 //!
 //! The archive is asked for only where containerd has no image of that name in the namespace (`k8s.io` is kubelet's).
-//! A name stands for one content: an image of the name is not compared with the archive. Everything goes through
-//! `ctr(8)`. A containerd that is not there or does not answer has no images, so a plan for a new node shows the import.
+//! A name stands for one content: an image of the name is not compared with the archive.
+//!
+//! containerd is asked, and images are imported, with `ctr(8)`. Where containerd does not answer or there is no `ctr` (yet),
+//! its database tells: it starts with what it has stored, so that a plan knows what is missing when it is stopped.
 
-use super::{Applied, Blob, Diff, Failure, Module, Needs};
-use crate::system::{Command, SystemError, View, Writer};
+use super::{Applied, Blob, Diff, Failure, Module, Needs, bolt};
+use crate::system::{Command, Output, SystemError, View, Writer};
 use crate::value::{Map, Value};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// An image to be there.
@@ -23,10 +25,16 @@ pub struct ContainerdImage {
     /// Path of `ctr`.
     pub ctr: String,
     pub namespace: String,
+    /// containerd's `root`.
+    pub root: PathBuf,
 }
 
 /// A containerd that hangs must not hang a run.
 const QUERY: Duration = Duration::from_secs(30);
+/// How long `ctr` may try to connect: one that runs answers at once.
+const CONNECT: &str = "2s";
+/// Below containerd's root.
+const DATABASE: &str = "io.containerd.metadata.v1.bolt/meta.db";
 const IMPORT: Duration = Duration::from_secs(600);
 /// Keeps the kubelet from removing an image that no pod uses yet: it could not be had again.
 const PINNED: &str = "io.cri-containerd.pinned=pinned";
@@ -50,6 +58,7 @@ impl ContainerdImage {
             digest: args.str("digest")?,
             ctr: args.opt_str("ctr")?.unwrap_or_else(|| "/usr/local/bin/ctr".to_owned()),
             namespace: args.opt_str("namespace")?.unwrap_or_else(|| "k8s.io".to_owned()),
+            root: args.opt_str("root")?.map_or_else(|| "/var/lib/containerd".into(), Into::into),
         };
         args.finish()?;
         Ok(module)
@@ -61,11 +70,27 @@ impl ContainerdImage {
         Command::new([self.ctr.as_str(), "--namespace", &self.namespace, "images"].iter().chain(arguments).copied())
     }
 
-    fn is_there(&self, view: View<'_>) -> bool {
+    fn is_there(&self, view: View<'_>) -> Result<bool, Failure> {
+        let database = self.root.join(DATABASE);
+        if !view.fs().exists(&database)? {
+            return Ok(false);
+        }
+        if let Some(images) = self.listed(view)? {
+            return Ok(images.lines().any(|line| line == self.name));
+        }
+        Ok(bolt::has(view.fs(), &database, &["v1", &self.namespace, "images", &self.name])?.unwrap_or(false))
+    }
+
+    /// What containerd says that it has of this name; `None` where it does not answer. A `ctr` that is only planned cannot
+    /// ask, but the one that it replaces can.
+    fn listed(&self, view: View<'_>) -> Result<Option<String>, Failure> {
+        let planned = view.fs().resolve(Path::new(&self.ctr))?;
+        let on_disk = view.fs().lstat(&planned)?.is_some_and(|meta| meta.stamp.is_some());
+        let ctr = if on_disk { planned.display().to_string() } else { self.ctr.clone() };
         let filter = format!("name=={}", self.name);
-        let command = self.command(&["ls", "-q", &filter]).timeout(QUERY);
-        let said = view.processes().probe(&command);
-        said.is_ok_and(|said| said.success() && said.stdout.lines().any(|line| line == self.name))
+        let argv = [&ctr, "--connect-timeout", CONNECT, "--namespace", &self.namespace, "images", "ls", "-q", &filter];
+        let said = view.processes().probe(&Command::new(argv).timeout(QUERY));
+        Ok(said.ok().filter(Output::success).map(|said| said.stdout))
     }
 
     fn facts(&self) -> Map {
@@ -80,7 +105,7 @@ impl Module for ContainerdImage {
     type Change = ();
 
     fn query(&self, view: View<'_>) -> Result<bool, Failure> {
-        Ok(self.is_there(view))
+        self.is_there(view)
     }
 
     fn diff(&self, there: &bool) -> Option<()> {
@@ -111,7 +136,7 @@ impl Module for ContainerdImage {
         let command = self.command(&["import", "--label", PINNED, &path]).timeout(IMPORT);
         if let Some(output) = writer.processes().run_unless(&command, &|| needs.cancelled())? {
             let held = output.checked()?.stdout;
-            if !self.is_there(writer.view()) {
+            if !self.is_there(writer.view())? {
                 let message = format!("the archive {} was imported, but it holds no image {}", self.digest, self.name);
                 let result = Map::from_iter([("stdout".to_owned(), held.into())]);
                 return Err(Failure { message, result });
@@ -136,6 +161,7 @@ mod tests {
     /// Stands in for `ctr`: keeps names of images in a file, and takes an archive to hold just its name.
     const CTR: &str = r#"#!/bin/sh
 store="${0%/*}/images"
+[ "$1 $2" != "--connect-timeout 2s" ] || shift 2
 [ "$1 $2 $3" = "--namespace k8s.io images" ] || exit 64
 case "$4" in
     ls) [ -e "$store" ] || { echo 'ctr: failed to dial "/run/containerd/containerd.sock"' >&2; exit 1; }
@@ -166,11 +192,16 @@ esac
 
         fn start_containerd(&self) {
             std::fs::write(self.root.path().join("images"), "registry.k8s.io/other:1\n").unwrap();
+            let database = self.root.path().join(DATABASE);
+            std::fs::create_dir_all(database.parent().unwrap()).unwrap();
+            std::fs::write(database, "").unwrap();
         }
 
         fn run(&mut self, mode: Mode) -> Result<Outcome, Failure> {
             let ctr = self.root.path().join("ctr").display().to_string();
-            let pairs = [("name", "registry.k8s.io/pause:3.10.1".to_owned()), ("digest", "sha256:aa".to_owned()), ("ctr", ctr)];
+            let root = self.root.path().display().to_string();
+            let name = "registry.k8s.io/pause:3.10.1".to_owned();
+            let pairs = [("name", name), ("digest", "sha256:aa".to_owned()), ("ctr", ctr), ("root", root)];
             let image = ContainerdImage::from_args(text_args(pairs)).unwrap();
             converge(&image, &mut System::new(mode), &mut self.needs)
         }

@@ -7,7 +7,7 @@ use super::attributes;
 use super::replace::{Change, Found, Held, Replace, Wanted, sha1, sha256};
 use super::{Applied, Diff, Failure, Module, Needs};
 use crate::system::{View, Writer};
-use crate::value::Map;
+use crate::value::{After, Map};
 #[cfg(feature = "controller")]
 use crate::value::Value;
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ pub enum Source {
         name: Option<String>,
     },
     /// Plan: known only after that task.
-    Unknown(String),
+    Unknown(After),
     /// A file on the node.
     Remote(PathBuf),
 }
@@ -154,7 +154,7 @@ impl Copy {
     fn wanted(&self, view: View<'_>) -> Result<Wanted, Failure> {
         Ok(match &self.source {
             Source::Bytes { bytes, .. } => Wanted::Bytes(bytes.clone()),
-            Source::Unknown(_) => Wanted::Unknown,
+            Source::Unknown(after) => Wanted::Unknown(after.clone()),
             Source::Remote(path) => {
                 let meta = view.fs().stat(path)?;
                 let meta = meta.ok_or_else(|| Failure::new(format!("src {} does not exist on this node", path.display())))?;
@@ -331,7 +331,7 @@ mod tests {
         let copy = module(root.path(), &[("dest", "@/file"), ("content", "x"), ("backup", "yes")]);
         let mut needs = crate::modules::testing::TestNeeds::default();
         let planned = crate::modules::converge(&copy, &mut System::new(Run::Plan), &mut needs).unwrap();
-        assert_eq!(planned.result["backup_file"], Value::Unknown(String::new()));
+        assert_eq!(planned.result["backup_file"], Value::later());
         let outcome = crate::modules::converge(&copy, &mut System::new(Run::Apply), &mut needs).unwrap();
         let backup = outcome.result["backup_file"].as_str().unwrap();
         assert_eq!(fs::read_to_string(backup).unwrap(), "old\n");
@@ -348,13 +348,15 @@ mod tests {
         let mut needs = crate::modules::testing::TestNeeds::default();
         let outcome = crate::modules::converge(&copy, &mut system, &mut needs).unwrap();
         assert!(outcome.changed);
-        assert_eq!(outcome.grade, Grade::KnownAfterApply);
+        assert_eq!((outcome.grade, outcome.after), (Grade::KnownAfterApply, Some("etcd : Make".into())));
         assert!(matches!(&outcome.diff[..], [Diff::Note(note)] if note.ends_with("content known after apply")));
         // And an edit of it is one as well.
         let line = [("path", root.path().join("file").display().to_string()), ("line", "x".to_owned())];
         let line = crate::modules::lineinfile::Lineinfile::from_args(text_args(line)).unwrap();
+        system.begin("etcd : Edit".into());
         let outcome = crate::modules::converge(&line, &mut system, &mut needs).unwrap();
         assert_eq!((outcome.changed, outcome.grade), (true, Grade::KnownAfterApply));
+        assert_eq!(outcome.after, Some("etcd : Make".into()));
     }
 
     #[test]

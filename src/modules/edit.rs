@@ -5,7 +5,7 @@
 use super::replace::{Change, Found, Replace, Wanted};
 use super::{Applied, Diff, Failure};
 use crate::system::{SystemError, View, Writer};
-use crate::value::{Map, Value};
+use crate::value::{After, Map, Value};
 use regex_lite::Regex;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -50,8 +50,8 @@ pub struct State {
 pub enum Text {
     Absent,
     Known(String),
-    /// Plan: known after apply.
-    Unknown,
+    /// Plan: known after that task.
+    Unknown(After),
 }
 
 /// What an edit comes to: the new text if it is another one, and what Ansible says about it.
@@ -76,7 +76,7 @@ impl Edit {
         let found = self.replace.query(view, &self.path, true)?;
         let text = match view.fs().read_to_string(&found.path) {
             _ if found.meta.is_none() => Text::Absent,
-            Err(SystemError::Unknown) => Text::Unknown,
+            Err(SystemError::Unknown) => Text::Unknown(view.fs().after(&found.path)?.unwrap_or_default()),
             read => Text::Known(read?),
         };
         Ok(State { found, text })
@@ -93,7 +93,7 @@ impl Edit {
 
     pub fn diff(&self, state: &State, edit: impl Fn(&str) -> Edited) -> Option<Change> {
         let wanted = match &state.text {
-            Text::Unknown => Some(Wanted::Unknown),
+            Text::Unknown(after) => Some(Wanted::Unknown(after.clone())),
             Text::Absent => edit("").text.map(|text| Wanted::Bytes(text.into_bytes())),
             Text::Known(text) => edit(text).text.map(|text| Wanted::Bytes(text.into_bytes())),
         };
@@ -117,7 +117,7 @@ impl Edit {
             writer.fs().mkdir_all(parent, None, Default::default())?;
         }
         let mut message = match state.text {
-            Text::Unknown => Value::Unknown(String::new()),
+            Text::Unknown(_) => Value::later(),
             _ => self.message(state, &edit).into(),
         };
         if let (Value::String(text), Change::Attributes(_)) = (&mut message, &change) {
@@ -137,7 +137,7 @@ impl Edit {
     fn message(&self, state: &State, edit: &dyn Fn(&str) -> Edited) -> String {
         match &state.text {
             Text::Known(text) => edit(text).message,
-            Text::Absent | Text::Unknown => edit("").message,
+            Text::Absent | Text::Unknown(_) => edit("").message,
         }
     }
 }

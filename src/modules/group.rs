@@ -105,7 +105,7 @@ impl Module for Group {
         result.insert("name".into(), self.name.as_str().into());
         result.insert("state".into(), if found.is_some() { "present" } else { "absent" }.into());
         if let Some(group) = found {
-            let gid = group.gid.map_or_else(|| Value::Unknown(String::new()), Value::from);
+            let gid = group.gid.map_or_else(Value::later, Value::from);
             result.insert("gid".into(), gid);
         }
         result
@@ -125,7 +125,7 @@ mod tests {
         let mut run = |task: &Group| converge(task, &mut system, &mut TestNeeds::default()).unwrap();
         let task = Group { name: "kprov-g".to_owned(), system: true, ..Group::default() };
         let outcome = run(&task);
-        assert!(outcome.changed && outcome.result["gid"] == Value::Unknown(String::new()));
+        assert!(outcome.changed && outcome.result["gid"] == Value::later());
         assert!(!run(&task).changed);
         let numbered = Group { gid: Some(4711), ..task.clone() };
         let fields = vec![("gid".to_owned(), None, Some("4711".to_owned()))];

@@ -4,7 +4,7 @@
 //! always written the same way, 0600, and a diff never shows a key.
 
 use super::attributes::octal;
-use super::{Applied, Diff, Failure, Grade, Module, Needs};
+use super::{Applied, Diff, Failure, Module, Needs};
 use crate::pki::{Credential, Kubeconfig as Config};
 use crate::system::{Content, Owner, SystemError, View, Writer};
 use crate::value::Map;
@@ -123,13 +123,14 @@ impl Module for Kubeconfig {
         writer: &mut Writer<'_>,
         _needs: &mut dyn Needs,
     ) -> Result<Applied, Failure> {
-        let mut applied = Applied { result: self.result(&state), ..Applied::default() };
+        let mut after = None;
         if change.text {
             let content = match &state.desired {
                 Some(text) => Content::Bytes(text.as_bytes().to_vec()),
                 None => {
-                    applied.grade = Grade::KnownAfterApply;
-                    Content::Unknown
+                    let unknown = self.paths().map(|path| writer.view().fs().after(Path::new(path)));
+                    let unknown = unknown.into_iter().collect::<Result<Vec<_>, _>>()?;
+                    Content::Unknown(after.insert(unknown.into_iter().flatten().next().unwrap_or_default()).clone())
                 }
             };
             writer.fs().write(&self.path, content, Some(MODE), Owner::default())?;
@@ -137,7 +138,7 @@ impl Module for Kubeconfig {
             let path = writer.view().fs().resolve(&self.path)?;
             writer.fs().chmod(&path, MODE)?;
         }
-        Ok(applied)
+        Ok(Applied::known_after(after, self.result(&state)))
     }
 
     fn result(&self, _state: &State) -> Map {
@@ -146,9 +147,14 @@ impl Module for Kubeconfig {
 }
 
 impl Kubeconfig {
+    /// The files with the credentials.
+    fn paths(&self) -> [&String; 3] {
+        [&self.ca_certificate, &self.client_certificate, &self.client_key]
+    }
+
     /// The desired text; `None` where an embedded file is only planned.
     fn text(&self, view: View<'_>) -> Result<Option<Zeroizing<String>>, Failure> {
-        let paths = [&self.ca_certificate, &self.client_certificate, &self.client_key];
+        let paths = self.paths();
         let mut embedded = Vec::new();
         if self.embed {
             for path in paths {
@@ -249,9 +255,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         put_pair(root.path());
         let mut plan = System::new(Mode::Plan);
-        plan.writer().fs().write(&root.path().join("ca.key"), Content::Unknown, None, Owner::default()).unwrap();
+        plan.writer().fs().write(&root.path().join("ca.key"), Content::later(), None, Owner::default()).unwrap();
         let outcome = converge(&desired(root.path(), true), &mut plan, &mut TestNeeds::default()).unwrap();
         assert!(outcome.changed);
-        assert_eq!(outcome.grade, Grade::KnownAfterApply);
+        assert_eq!(outcome.grade, crate::modules::Grade::KnownAfterApply);
     }
 }

@@ -7,7 +7,7 @@
 
 use crate::source::{InputError, digest_of};
 use crate::system::{System, SystemError, UnitAction, View, Writer};
-use crate::value::Map;
+use crate::value::{After, Map};
 use serde::{Deserialize, Serialize};
 
 /// What a module does to a node. One type per module, in a file of its name.
@@ -50,8 +50,18 @@ pub struct Applied {
     /// What `register` sees beside `changed` and `diff`; unknown values in a plan where they cannot be known.
     pub result: Map,
     pub grade: Grade,
+    /// After which task it will be known, where that is not this one.
+    pub after: Option<After>,
     /// `Some(false)` when it turned out that nothing was changed (a command with a `changed` verdict of its own).
     pub changed: Option<bool>,
+}
+
+impl Applied {
+    /// A change that is known after that task, or exactly where there is none.
+    pub fn known_after(after: Option<After>, result: Map) -> Self {
+        let grade = if after.is_some() { Grade::KnownAfterApply } else { Grade::Exact };
+        Self { result, grade, after, changed: None }
+    }
 }
 
 /// How well a planned change is known.
@@ -204,13 +214,15 @@ pub struct Outcome {
     pub result: Map,
     pub diff: Vec<Diff>,
     pub grade: Grade,
+    /// Of what is known after apply, after which task; `None`: after this one.
+    pub after: Option<After>,
     pub units: Vec<UnitEffect>,
 }
 
 impl Outcome {
     /// Nothing had to be done.
     pub fn unchanged(result: Map) -> Self {
-        Self { changed: false, result, diff: Vec::new(), grade: Grade::Exact, units: Vec::new() }
+        Self { changed: false, result, diff: Vec::new(), grade: Grade::Exact, after: None, units: Vec::new() }
     }
 }
 
@@ -220,11 +232,13 @@ pub fn converge<M: Module>(module: &M, system: &mut System, needs: &mut dyn Need
     let Some(change) = module.diff(&state) else {
         return Ok(Outcome { units: module.units(&state, None), ..Outcome::unchanged(module.result(&state)) });
     };
-    let diff = module.describe(&state, &change);
+    let mut diff = module.describe(&state, &change);
+    attributes::name_owners(system.view(), &mut diff);
     let units = module.units(&state, Some(&change));
     needs.changing(&diff)?;
     let applied = module.apply(state, change, &mut system.writer(), needs)?;
-    Ok(Outcome { changed: applied.changed.unwrap_or(true), result: applied.result, diff, grade: applied.grade, units })
+    let Applied { result, grade, after, changed } = applied;
+    Ok(Outcome { changed: changed.unwrap_or(true), result, diff, grade, after, units })
 }
 
 /// Declares the modules: the wire enum, its dispatch on the node and the look-up by name on the controller.
@@ -265,6 +279,7 @@ macro_rules! modules {
 #[cfg(feature = "controller")]
 pub mod args;
 pub mod attributes;
+mod bolt;
 mod edit;
 mod replace;
 #[cfg(test)]
@@ -285,6 +300,8 @@ modules! {
     ContainerdImage = containerd_image: "containerd_image";
     /// A file with given content.
     Copy = copy: "copy";
+    /// A host's member of etcd's cluster.
+    EtcdMember = etcd_member: "etcd_member";
     /// Permissions, owner and kind of a path.
     File = file: "file";
     /// A group of users.

@@ -3,7 +3,7 @@
 //! Arguments as in Ansible's `community.general.modprobe`. What is built into the kernel counts as loaded. A module that the
 //! kernel has not is a failure that names it, in a plan too.
 
-use super::{Applied, Diff, Failure, Grade, Module, Needs};
+use super::{Applied, Diff, Failure, Module, Needs};
 use crate::system::{Content, Fs, ModuleState, Owner, View, Writer};
 use crate::value::Map;
 use serde::{Deserialize, Serialize};
@@ -181,8 +181,8 @@ impl Module for Modprobe {
                 None => writer.fs().remove(&path)?,
             }
         }
-        let grade = if found.expected { Grade::KnownAfterApply } else { Grade::Exact };
-        Ok(Applied { result: self.result(&found), grade, changed: None })
+        let after = found.expected.then(|| writer.view().appears_after());
+        Ok(Applied::known_after(after, self.result(&found)))
     }
 
     fn result(&self, _: &Found) -> Map {
@@ -215,7 +215,7 @@ mod tests {
         let mut system = System::new(Mode::Plan);
         system.writer().processes().run(&crate::system::Command::new(["apt-get"])).unwrap();
         let outcome = plan(&modprobe("kprov-no-such"), &mut system).unwrap();
-        assert!(outcome.changed && outcome.grade == Grade::KnownAfterApply);
+        assert!(outcome.changed && outcome.grade == crate::modules::Grade::KnownAfterApply);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub enum State {
 pub struct Found {
     /// In the order of the names.
     installed: Vec<Option<String>>,
-    /// Newer versions of what is installed, as far as the lists tell.
+    /// Newer versions of what is installed, and those that would be installed, as far as the lists tell.
     newer: Vec<Option<String>>,
     stale: bool,
 }
@@ -106,16 +106,22 @@ impl Module for Package {
         let packages = view.packages();
         let names: Vec<String> = self.names.iter().map(|name| split(name).0.to_owned()).collect();
         let installed = if names.is_empty() { Vec::new() } else { packages.installed(&names)? };
+        let apt = packages.manager()? == Manager::Apt;
+        let stale = match packages.lists_age()? {
+            Some(age) => age >= self.cache_valid_time,
+            None => apt,
+        };
+        let stale = self.update_cache && stale;
+        let missing: Vec<String> =
+            names.iter().zip(&installed).filter(|(_, found)| found.is_none()).map(|(name, _)| name.clone()).collect();
         let upgrades = match self.state {
             State::Latest => packages.upgrades(&names)?,
+            // Lists that will be fetched anew say nothing of what will be installed.
+            State::Present if apt && !stale => packages.upgrades(&missing)?,
             _ => Default::default(),
         };
         let newer = names.iter().map(|name| upgrades.get(name).cloned()).collect();
-        let stale = match packages.lists_age()? {
-            Some(age) => age >= self.cache_valid_time,
-            None => packages.manager()? == Manager::Apt,
-        };
-        Ok(Found { installed, newer, stale: self.update_cache && stale })
+        Ok(Found { installed, newer, stale })
     }
 
     fn diff(&self, found: &Found) -> Option<Change> {
@@ -178,7 +184,7 @@ impl Module for Package {
             let unknown = writer.planning() && !self.names.is_empty();
             let grade = if unknown { Grade::KnownAfterApply } else { Grade::Exact };
             let changed = Some(unknown || self.names.is_empty());
-            return Ok(Applied { result: self.result(&found), changed, grade });
+            return Ok(Applied { result: self.result(&found), changed, grade, after: None });
         }
         let plain: Vec<String> = names.iter().map(|name| split(name).0.to_owned()).collect();
         match self.state {
@@ -191,7 +197,7 @@ impl Module for Package {
         let grade = if exact { Grade::Exact } else { Grade::KnownAfterApply };
         let mut result = self.result(&found);
         result.insert("cache_updated".into(), change.update.into());
-        Ok(Applied { result, grade, changed: None })
+        Ok(Applied { result, grade, ..Applied::default() })
     }
 
     fn result(&self, _: &Found) -> Map {

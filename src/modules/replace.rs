@@ -4,9 +4,9 @@
 //! the new content is, and whether it may replace what is there, is the module's business.
 
 use super::attributes::{self, Attributes};
-use super::{Applied, Diff, Failure, Grade};
+use super::{Applied, Diff, Failure};
 use crate::system::{Command, Content, Fs, Kind, Meta, Owner, SystemError, View, Writer};
-use crate::value::Value;
+use crate::value::{After, Value};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -47,7 +47,8 @@ pub enum Wanted {
     Bytes(Vec<u8>),
     /// The content of another file on the node, and what that is.
     CopyOf(PathBuf, Held, u32),
-    Unknown,
+    /// Known after that task.
+    Unknown(After),
 }
 
 #[derive(Debug)]
@@ -111,7 +112,7 @@ impl Wanted {
         match self {
             Self::Bytes(bytes) => Held::Bytes(bytes.clone()),
             Self::CopyOf(_, held, _) => held.clone(),
-            Self::Unknown => Held::Unknown,
+            Self::Unknown(_) => Held::Unknown,
         }
     }
 }
@@ -196,7 +197,7 @@ impl Replace {
 
     /// Validates, keeps a backup, puts the content in place. The result is that of [`attributes::info`], and `backup_file`.
     pub fn apply(&self, found: &Found, change: Change, writer: &mut Writer<'_>) -> Result<Applied, Failure> {
-        let mut grade = Grade::Exact;
+        let mut unknown = None;
         let mut backup = None;
         match change {
             Change::Attributes(change) => change.apply(&self.attributes, writer.fs())?,
@@ -210,9 +211,9 @@ impl Replace {
                 let content = match wanted {
                     Wanted::Bytes(bytes) => Content::Bytes(bytes),
                     Wanted::CopyOf(path, ..) => Content::CopyOf(path),
-                    Wanted::Unknown => {
-                        grade = Grade::KnownAfterApply;
-                        Content::Unknown
+                    Wanted::Unknown(after) => {
+                        unknown = Some(after.clone());
+                        Content::Unknown(after)
                     }
                 };
                 let content = self.validated(&found.path, content, writer)?;
@@ -226,7 +227,7 @@ impl Replace {
         }
         let mut result = attributes::info(writer.view(), &found.path)?;
         result.extend(backup.map(|name| ("backup_file".to_owned(), name)));
-        Ok(Applied { result, grade, changed: None })
+        Ok(Applied::known_after(unknown, result))
     }
 
     fn validated(&self, path: &Path, content: Content, writer: &mut Writer<'_>) -> Result<Content, Failure> {
@@ -255,7 +256,7 @@ impl Replace {
 fn keep(path: &Path, meta: &Meta, writer: &mut Writer<'_>) -> Result<Value, Failure> {
     if writer.planning() {
         // It has the time of the run in it.
-        return Ok(Value::Unknown(String::new()));
+        return Ok(Value::later());
     }
     let now = time::OffsetDateTime::now_utc();
     let mut name = path.as_os_str().to_owned();

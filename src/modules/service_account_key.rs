@@ -125,18 +125,18 @@ impl Module for ServiceAccountKey {
             _ => Some(Key::generate().map_err(|error| Failure::new(format!("{}: {error}", self.private.display())))?),
         };
         if change.private {
-            let content = key.as_ref().map_or(Content::Unknown, |key| Content::Bytes(key.to_pem().as_bytes().to_vec()));
+            let content = key.as_ref().map_or_else(Content::later, |key| Content::Bytes(key.to_pem().as_bytes().to_vec()));
             writer.fs().write(&self.private, content, Some(PRIVATE_MODE), Owner::default())?;
         }
         if change.public {
-            let content = key.map_or(Content::Unknown, |key| Content::Bytes(key.public_pem().into_bytes()));
+            let content = key.map_or_else(Content::later, |key| Content::Bytes(key.public_pem().into_bytes()));
             writer.fs().write(&self.public, content, Some(PUBLIC_MODE), Owner::default())?;
         }
         Ok(Applied { result: self.result(&self.query(writer.view())?), ..Applied::default() })
     }
 
     fn result(&self, state: &State) -> Map {
-        let public = state.private.known().map_or(Value::Unknown(String::new()), |key| key.public_pem().into());
+        let public = state.private.known().map_or(Value::later(), |key| key.public_pem().into());
         Map::from_iter([("public_key".to_owned(), public)])
     }
 }

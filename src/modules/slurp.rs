@@ -42,7 +42,7 @@ impl Module for Slurp {
             Some(_) => {}
         }
         let content = match view.fs().read(&self.src) {
-            Err(SystemError::Unknown) => Value::Unknown(String::new()),
+            Err(SystemError::Unknown) => Value::later(),
             bytes => base64::engine::general_purpose::STANDARD.encode(bytes?).into(),
         };
         let result = [("content", content), ("encoding", "base64".into()), ("source", path.to_string().into())];
@@ -91,8 +91,8 @@ mod tests {
         assert_eq!(outcome.result["source"], Value::from(path.display().to_string()));
 
         let mut plan = System::new(Mode::Plan);
-        plan.writer().fs().write(&path, Content::Unknown, None, Default::default()).unwrap();
-        assert_eq!(slurp.query(plan.view()).unwrap()["content"], Value::Unknown(String::new()));
+        plan.writer().fs().write(&path, Content::later(), None, Default::default()).unwrap();
+        assert_eq!(slurp.query(plan.view()).unwrap()["content"], Value::later());
 
         let directory = Slurp { src: root.path().to_owned() };
         assert!(check_fails(&directory, root.path()).ends_with("is a directory, expected a file"));

@@ -80,7 +80,7 @@ impl Stat {
         let [(owner, uid), (group, gid)] = attributes::owners(view, meta);
         put("uid", uid);
         put("gid", gid);
-        let unknown = || Value::Unknown(String::new());
+        let unknown = || Value::later();
         put("size", meta.size.map_or_else(unknown, Value::from));
         #[expect(clippy::cast_precision_loss, reason = "Ansible's times are floats too")]
         let seconds = |ns: i128| Value::Float(ns as f64 / 1e9);
@@ -122,7 +122,7 @@ impl Algorithm {
             Self::Sha512 => hash::<sha2::Sha512>(view, path),
         };
         match digest {
-            Err(SystemError::Unknown) => Ok(Value::Unknown(String::new())),
+            Err(SystemError::Unknown) => Ok(Value::later()),
             digest => Ok(digest?.into()),
         }
     }
@@ -264,10 +264,10 @@ mod tests {
         let found = stat.query(plan.view()).unwrap();
         assert_eq!(found["mode"], Value::from("0600"));
         assert_eq!(found["checksum"], Value::from("f572d396fae9206628714fb2ce00f72e94f2258f"));
-        assert_eq!(found["mtime"], Value::Unknown(String::new()));
-        plan.writer().fs().write(&path, Content::Unknown, None, Default::default()).unwrap();
+        assert_eq!(found["mtime"], Value::later());
+        plan.writer().fs().write(&path, Content::later(), None, Default::default()).unwrap();
         let found = stat.query(plan.view()).unwrap();
-        assert_eq!((&found["checksum"], &found["size"]), (&Value::Unknown(String::new()), &Value::Unknown(String::new())));
+        assert_eq!((&found["checksum"], &found["size"]), (&Value::later(), &Value::later()));
     }
 
     #[test]

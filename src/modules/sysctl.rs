@@ -4,7 +4,7 @@
 //! value is part of the state, so a value that was changed by hand is set again, and just this setting is written instead of
 //! the whole file being loaded.
 
-use super::{Applied, Diff, Failure, Grade, Module, Needs};
+use super::{Applied, Diff, Failure, Module, Needs};
 use crate::system::{Content, Fs, Owner, View, Writer};
 use crate::value::Map;
 #[cfg(feature = "controller")]
@@ -128,8 +128,8 @@ impl Module for Sysctl {
             let mode = found.text.is_none().then_some(0o644);
             writer.fs().write(&found.path, Content::Bytes(text.into_bytes()), mode, Owner::default())?;
         }
-        let grade = if found.expected { Grade::KnownAfterApply } else { Grade::Exact };
-        Ok(Applied { result: Map::new(), grade, changed: Some(changed) })
+        let after = found.expected.then(|| writer.view().appears_after());
+        Ok(Applied { changed: Some(changed), ..Applied::known_after(after, Map::new()) })
     }
 
     fn result(&self, _: &Found) -> Map {
@@ -260,7 +260,7 @@ mod tests {
         let mut plan = System::new(Mode::Plan);
         plan.writer().kernel().load_module("kprov_module", "").unwrap();
         let outcome = converge(&task, &mut plan, &mut TestNeeds::default()).unwrap();
-        assert!(outcome.changed && outcome.grade == Grade::KnownAfterApply);
+        assert!(outcome.changed && outcome.grade == crate::modules::Grade::KnownAfterApply);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! not `started`; a unit that fails as soon as it was started fails the task, with the end of its journal; units without
 //! an `[Install]` section are neither enabled nor disabled, and stay as they are.
 
-use super::{Applied, Diff, Failure, Grade, Module, Needs, UnitEffect};
+use super::{Applied, Diff, Failure, Module, Needs, UnitEffect};
 use crate::system::{Unit, UnitAction, View, Writer};
 use crate::value::{Map, Value};
 use serde::{Deserialize, Serialize};
@@ -81,12 +81,6 @@ impl Systemd {
 }
 
 impl Systemd {
-    /// The unit that this task started, which did not run before.
-    pub fn started<'a>(&'a self, outcome: &super::Outcome) -> Option<&'a str> {
-        let starts = |diff: &Diff| matches!(diff, Diff::Fields { fields, .. } if fields.iter().any(|(name, _, after)| name == "state" && after.as_deref() == Some("active")));
-        (outcome.changed && outcome.diff.iter().any(starts)).then_some(self.name.as_deref()?)
-    }
-
     /// The unit that this task restarts.
     pub fn restarts(&self) -> Option<&str> {
         (self.state == Some(State::Restarted)).then_some(self.name.as_deref()?)
@@ -223,8 +217,8 @@ impl Module for Systemd {
             }
         }
         let unit = self.name.as_ref().map(|name| units.show(name, fs)).transpose()?;
-        let grade = if found.expected { Grade::KnownAfterApply } else { Grade::Exact };
-        Ok(Applied { result: self.result_of(unit.as_ref()), grade, changed: None })
+        let after = found.expected.then(|| writer.view().appears_after());
+        Ok(Applied::known_after(after, self.result_of(unit.as_ref())))
     }
 
     fn result(&self, found: &Found) -> Map {

@@ -192,7 +192,7 @@ impl Module for User {
         result.insert("name".into(), self.name.as_str().into());
         result.insert("state".into(), if found.account.is_some() { "present" } else { "absent" }.into());
         if let Some(account) = &found.account {
-            let number = |id: Option<u32>| id.map_or_else(|| Value::Unknown(String::new()), Value::from);
+            let number = |id: Option<u32>| id.map_or_else(Value::later, Value::from);
             result.insert("uid".into(), number(account.uid));
             result.insert("group".into(), number(account.gid));
             result.insert("groups".into(), found.groups.join(",").into());
@@ -249,7 +249,7 @@ mod tests {
             ("shell".to_owned(), None, Some("/usr/sbin/nologin".to_owned())),
         ];
         assert_eq!(outcome.diff, [Diff::Fields { subject: "user kprov-u".to_owned(), fields }]);
-        assert_eq!(outcome.result["uid"], Value::Unknown(String::new()));
+        assert_eq!(outcome.result["uid"], Value::later());
         assert!(!plan(&task, &mut system).unwrap().changed);
         assert!(system.view().fs().exists("/home/kprov-u".as_ref()).unwrap());
         // Its own group came with it.

@@ -183,7 +183,7 @@ impl Module for WaitFor {
     fn apply(&self, (): (), (): (), writer: &mut Writer<'_>, needs: &mut dyn Needs) -> Result<Applied, Failure> {
         let result = if writer.planning() {
             let mut result = result_of(Duration::ZERO, &self.condition, self.negated);
-            result.insert("elapsed".into(), Value::Unknown(String::new()));
+            result.insert("elapsed".into(), Value::later());
             result
         } else {
             result_of(self.wait(writer.view(), needs)?, &self.condition, self.negated)

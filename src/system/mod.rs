@@ -23,6 +23,7 @@ pub use packages::{Manager, PackageOptions, Packages};
 pub use process::{Command, Output, Processes};
 pub use units::{Unit, UnitAction, Units, unit_name};
 
+use crate::value::After;
 use std::path::PathBuf;
 
 /// What went wrong on the node while it was queried or changed. The text is one line and holds no secret.
@@ -65,6 +66,9 @@ pub struct System {
     packages: Packages,
     kernel: Kernel,
     processes: Processes,
+    at_hand: After,
+    /// The task after which what is missing may be there.
+    appears: Option<After>,
 }
 
 impl System {
@@ -77,12 +81,23 @@ impl System {
             packages: Packages::new(mode),
             kernel: Kernel::new(mode),
             processes: Processes::new(mode),
+            at_hand: After::default(),
+            appears: None,
         }
     }
 
     /// From here on, has everything kept that is changed in the file system.
     pub fn keep(&mut self, keep: Keep) {
         self.fs.keep(keep);
+    }
+
+    /// Says which task comes next, so that what is unknown because of it can be traced to it.
+    pub fn begin(&mut self, task: After) {
+        if self.appears.is_none() && (self.view().anything_may_appear() || self.kernel.sysctls_may_appear()) {
+            self.appears = Some(std::mem::take(&mut self.at_hand));
+        }
+        self.fs.begin(task.clone());
+        self.at_hand = task;
     }
 
     pub fn view(&self) -> View<'_> {
@@ -122,6 +137,11 @@ impl<'a> View<'a> {
     /// behind is not known.
     pub fn anything_may_appear(&self) -> bool {
         self.0.processes.planned() || self.0.packages.planned()
+    }
+
+    /// Since which task that is so.
+    pub fn appears_after(&self) -> After {
+        self.0.appears.clone().unwrap_or_default()
     }
 }
 

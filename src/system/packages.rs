@@ -66,18 +66,24 @@ impl Packages {
         Ok(names.iter().map(|name| planned(name).unwrap_or_else(|| found.get(name).cloned())).collect())
     }
 
-    /// The newest version that the package lists have, for each package that they have a newer one of.
+    /// The newest version that the package lists have, for each package that they have a newer one of. Of one that is not
+    /// installed it is the one that would be, where the manager can say so without fetching its lists (apt).
     pub fn upgrades(&self, names: &[String]) -> Result<BTreeMap<String, String>> {
         if names.is_empty() {
             return Ok(BTreeMap::new());
         }
         let mut upgrades = match self.manager()? {
             Manager::Apt => {
-                let policy = execute(&with_names(["apt-cache", "policy", "--"], names), None)?.checked()?;
-                parse_policy(&policy.stdout)
+                // Without files for its cache apt keeps it in memory: looking leaves nothing behind.
+                let argv =
+                    ["apt-cache", "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=", "policy", "--"];
+                parse_policy(&execute(&with_names(argv, names), None)?.checked()?.stdout)
             }
             Manager::Rpm(program) => {
-                let check = execute(&with_names([program, "--quiet", "check-update"], names), None)?;
+                // A plan leaves dnf's cache alone.
+                let cached = self.overlay.is_some().then_some("--cacheonly");
+                let argv = [program, "--quiet"].into_iter().chain(cached).chain(["check-update"]);
+                let check = execute(&with_names(argv, names), None)?;
                 match check.code {
                     // dnf(8): 100 means that there are updates
                     100 => parse_check_update(&check.stdout),

@@ -13,7 +13,7 @@ use super::error::TemplateError;
 use super::scope::{Names, Place, Probe, expose};
 use super::templar::Cache;
 use crate::source::{Source, Span};
-use crate::value::Value;
+use crate::value::{After, Value};
 use minijinja::value::{Object, ObjectRepr};
 use minijinja::{ErrorKind, State, Value as Jinja};
 use std::collections::{BTreeSet, HashMap};
@@ -27,7 +27,7 @@ const MAX_DEPTH: usize = 40;
 pub(super) enum Outcome {
     Known(Jinja),
     /// Known after that task.
-    Unknown(String),
+    Unknown(After),
 }
 
 #[derive(Default)]
@@ -38,7 +38,7 @@ struct Pass {
     settled: BTreeSet<u32>,
     leaked: bool,
     /// The label of an unknown value that was read.
-    touched: Option<String>,
+    touched: Option<After>,
     /// Why a variable that was read could not be evaluated.
     failure: Option<TemplateError>,
     /// The value of the one expression.
@@ -217,19 +217,19 @@ impl Session {
     }
 
     /// Stops the evaluation because of a value that is known only later; in a second pass, a probe.
-    pub fn unknown(self: &Arc<Self>, after: &str) -> Jinja {
+    pub fn unknown(self: &Arc<Self>, after: &After) -> Jinja {
         let mut notes = self.notes();
         if notes.pass.probing {
             drop(notes);
             return self.probe(true);
         }
-        notes.pass.touched.get_or_insert_with(|| after.to_owned());
+        notes.pass.touched.get_or_insert_with(|| after.clone());
         Jinja::from(stop())
     }
 
     /// The same for a filter that finds an unknown value in its arguments.
-    pub fn touch(&self, after: &str) -> minijinja::Error {
-        self.notes().pass.touched.get_or_insert_with(|| after.to_owned());
+    pub fn touch(&self, after: &After) -> minijinja::Error {
+        self.notes().pass.touched.get_or_insert_with(|| after.clone());
         stop()
     }
 
@@ -300,7 +300,7 @@ impl Session {
     pub fn finish<T>(
         &self,
         f: impl FnOnce() -> Result<T, minijinja::Error>,
-    ) -> Result<Result<T, String>, TemplateError> {
+    ) -> Result<Result<T, After>, TemplateError> {
         let outer = std::mem::take(&mut self.notes().pass);
         let result = f();
         let pass = std::mem::replace(&mut self.notes().pass, outer);

@@ -5,7 +5,7 @@ use super::convert;
 use super::error::TemplateError;
 use super::scope::{Place, Scope};
 use super::session::{Outcome, Session};
-use crate::value::{Map, Value};
+use crate::value::{After, Map, Value};
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
@@ -19,7 +19,7 @@ pub enum Truth {
     True,
     False,
     /// Known after that task.
-    Unknown(String),
+    Unknown(After),
 }
 
 /// Evaluates templates. Compiles each text once; clones share what was compiled.

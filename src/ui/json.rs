@@ -15,9 +15,13 @@ pub fn run(show: Show) -> String {
 
 pub fn event(show: Show, event: &Event) -> String {
     let object = match event {
-        Event::Task { subject, status: Status::Changed, diff, grade, took, .. } if show.plan => {
+        Event::Task { subject, status: Status::Changed, diff, grade, after, took, .. } if show.plan => {
             let mut object = about("change", subject);
             object.insert("grade".to_owned(), grade.name().into());
+            let after = after.as_ref();
+            object.insert("after".to_owned(), after.map(|after| after.task_id.as_str()).into());
+            object.insert("after_task".to_owned(), after.map(|after| after.task.as_str()).into());
+            object.insert("after_host".to_owned(), after.map(|after| after.host.as_str()).into());
             object.insert("diff".to_owned(), diffs(diff));
             object.insert("seconds".to_owned(), took.as_secs_f64().into());
             object
@@ -91,7 +95,8 @@ fn summary(summary: &Summary) -> String {
         summary.hosts.iter().map(|(host, of)| (host.clone(), Value::Object(grades(of)))).collect();
     first.insert("hosts".to_owned(), Value::Object(hosts));
     let later = summary.later.iter().map(|(Subject { host, task_id, role, task }, after)| {
-        json!({"host": host, "task_id": task_id, "role": role, "task": task, "after": after})
+        json!({"host": host, "task_id": task_id, "role": role, "task": task, "after": after.task,
+            "after_task_id": after.task_id, "after_host": after.host})
     });
     first.insert("known_after".to_owned(), later.collect());
     if let Some(api) = &summary.api {

@@ -1,8 +1,8 @@
 //! What a plan comes to, as text: counts, what is known later, what restarts.
 
-use super::text::title;
 use crate::engine::plan::{Action, Consequence, Grades, Summary};
 use console::style;
+use indexmap::IndexMap;
 
 /// Hosts up to this many are named.
 const NAMED: usize = 3;
@@ -20,8 +20,12 @@ pub fn text(summary: &Summary) -> String {
     for (host, of) in &summary.hosts {
         lines += &format!("{host} : {}\n", grades(*of));
     }
-    for (subject, after) in &summary.later {
-        lines += &format!("{} | {} : known after {after}\n", subject.host, title(subject));
+    let mut later: IndexMap<_, usize> = IndexMap::new();
+    for (_, after) in &summary.later {
+        *later.entry(after).or_default() += 1;
+    }
+    for (after, n) in later {
+        lines += &format!("{n} known after {after}\n");
     }
     let api = summary.api.as_ref().map(|api| match &api.unavailable {
         Some(why) => format!("API unavailable: {}", style(format!("yes, {why}")).yellow()),
@@ -71,6 +75,7 @@ mod tests {
     use super::*;
     use crate::engine::event::Subject;
     use crate::engine::plan::Api;
+    use crate::value::After;
 
     fn consequence(unit: &str, action: Action, hosts: usize, at_once: usize) -> Consequence {
         Consequence { unit: unit.into(), action, hosts: (1..=hosts).map(|n| format!("n{n}")).collect(), at_once }
@@ -89,7 +94,10 @@ mod tests {
             grades: n1,
             incomplete: Vec::new(),
             hosts: [("n1".to_owned(), n1)].into_iter().collect(),
-            later: vec![(subject, "Make the CA".into())],
+            later: vec![(
+                subject,
+                After { task_id: "1.1".into(), task: "pki : Make the CA".into(), host: "n1".into() },
+            )],
             consequences: vec![
                 consequence("etcd", Action::Restart, 3, 1),
                 consequence("kubelet", Action::Restart, 37, 37),
@@ -102,7 +110,7 @@ mod tests {
 
         PLAN SUMMARY 9 changes: 8 exact, 1 known after apply on 1 host
         n1 : 9 changes: 8 exact, 1 known after apply
-        n1 | etcd : Make its certificate : known after Make the CA
+        1 known after pki : Make the CA on n1
         restarts etcd on n1, n2 and n3 one at a time, then kubelet on 37 hosts at once, then containerd on 10 hosts 4 at a time; starts kube-proxy on n1 and n2; API unavailable: no
         ");
         let nothing = Summary {

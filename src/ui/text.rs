@@ -7,14 +7,15 @@ use console::style;
 
 pub fn event(show: Show, event: &Event) -> String {
     match event {
-        Event::Task { subject, status, message, diff, grade, took } => {
+        Event::Task { subject, status, message, diff, grade, after, took } => {
             let said = *status == Status::Ok && message.is_some();
             if matches!(status, Status::Ok | Status::Skipped) && !show.verbose && !said {
                 return String::new();
             }
             let mut lines = format!("{} | {} | {}", subject.host, word(show, *status), title(subject));
             if show.plan && *status == Status::Changed && *grade != Grade::Exact {
-                lines += &format!(" ({})", grade.name().replace('_', " "));
+                let after = after.as_ref().map(|after| format!(", after {after}")).unwrap_or_default();
+                lines += &format!(" ({}{after})", grade.name().replace('_', " "));
             }
             if show.verbose && !show.plan {
                 lines += &format!(" [{:.2}s]", took.as_secs_f64());

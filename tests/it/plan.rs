@@ -256,6 +256,43 @@ fn a_plan_that_was_killed_half_way_is_resumed() {
 }
 
 #[test]
+fn what_is_known_later_says_after_which_task() {
+    let Some(hosts) = Hosts::new("later") else { return };
+    let tasks = r#"
+    - name: Ask
+      command: id -un
+      register: said
+    - name: Write the answer
+      copy: {dest: "{{ root }}/answer", content: "{{ said.stdout }}"}
+    - name: Add to the answer
+      lineinfile: {path: "{{ root }}/answer", line: more}
+    - name: Write something else
+      copy: {dest: "{{ root }}/else", content: "else"}
+"#;
+    hosts.write("site.yml", &format!("- hosts: all\n  tasks:{tasks}"));
+    let events = schema::lines(&hosts.plan(&["--format", "json"]).success().get_output().stdout);
+    let of = |host: &str| -> Vec<[&Value; 4]> {
+        let changes = events.iter().filter(|event| event["event"] == "change" && event["host"] == host);
+        changes.map(|event| ["grade", "after", "after_task", "after_host"].map(|name| &event[name])).collect()
+    };
+    for host in ["n1", "n2"] {
+        let (later, none) = (["known_after_apply", "1.1", "Ask", host].map(Value::from), Value::Null);
+        let (opaque, exact) = (Value::from("opaque"), Value::from("exact"));
+        let expected =
+            [[&opaque, &none, &none, &none], later.each_ref(), later.each_ref(), [&exact, &none, &none, &none]];
+        assert_eq!(of(host), expected);
+    }
+    let text = stdout(&hosts.plan(&[]).success());
+    for line in [
+        "n2 | change | Add to the answer (known after apply, after Ask on n2)\n",
+        "PLAN SUMMARY 8 changes: 2 exact, 4 known after apply, 2 opaque on 2 hosts\n",
+        "\n2 known after Ask on n1\n2 known after Ask on n2\n",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+}
+
+#[test]
 fn limits_that_make_no_sense_are_mistakes() {
     let dir = tempfile::tempdir().unwrap();
     // Whoever connects takes longer and ends with code 4.

@@ -66,7 +66,7 @@ impl Snapshot {
 /// etcd for the leases that the cluster renews. Of the directories only the times: what is in them is listed by itself.
 fn is_others(path: &str) -> bool {
     matches!(path, "/run" | "/run/motd.dynamic" | "/var/lib" | "/var/lib/kprov" | "/var/lib/kprov/agent")
-        || ["/var/lib/kprov/agent/", "/var/log/journal/", "/var/lib/etcd/member/"]
+        || ["/var/lib/kprov/agent/", "/var/log/journal/", "/run/systemd/journal/", "/var/lib/etcd/member/"]
             .iter()
             .any(|prefix| path.starts_with(prefix))
 }

@@ -8,12 +8,12 @@ use crate::engine::link::Link;
 use crate::engine::run::Run;
 use crate::kube::{self, Client, Identity, IdentityRequest};
 use crate::modules::args::Args;
-use crate::modules::{Diff, Failure, Grade, Outcome, as_planned};
+use crate::modules::{Diff, Failure, Grade, Outcome, UnitEffect, as_planned};
 use crate::playbook::Task;
 use crate::source::InputError;
 use crate::system::Mode;
 use crate::template::Scope;
-use crate::value::{Map, Value};
+use crate::value::{After, Map, Value};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -23,10 +23,15 @@ use tokio::sync::OnceCell;
 
 /// Days that kprov's own certificate lasts: longer than a run, and no longer than that takes.
 const OWN_DAYS: u32 = 1;
+const API_SERVER: &str = "kube-apiserver.service";
 
 /// The clients of a run, one for each node that the API is reached through.
 #[derive(Default)]
-pub struct KubeClients(Mutex<HashMap<String, Arc<OnceCell<Client>>>>);
+pub struct KubeClients {
+    clients: Mutex<HashMap<String, Arc<OnceCell<Client>>>>,
+    /// Plan: the task that starts the API server.
+    served_after: Mutex<Option<After>>,
+}
 
 /// A task for the API with its arguments.
 pub struct Kubernetes {
@@ -100,7 +105,11 @@ impl Kubernetes {
                     // The server's dry run shows what would become of the objects as they are now.
                     as_planned(expect, &task.run(client, Mode::Plan).await?.diff)?;
                 }
-                task.run(client, run.mode).await
+                let mut outcome = task.run(client, run.mode).await?;
+                if outcome.grade == Grade::KnownAfterApply {
+                    outcome.after = run.kube.served_after();
+                }
+                Ok(outcome)
             }
             What::Kubeconfig(kubeconfig) => kubeconfig.run(run, link, &self.authority, expect).await,
         }
@@ -168,6 +177,7 @@ impl AdminKubeconfig {
                 Vec::new()
             },
             grade: Grade::Exact,
+            after: None,
             units: Vec::new(),
         };
         match identity {
@@ -185,7 +195,19 @@ impl AdminKubeconfig {
 }
 
 impl KubeClients {
+    /// Notes what a planned task does to units: until the API server answers, nothing is known of the cluster's objects.
+    pub fn note(&self, units: &[UnitEffect], task: &After) {
+        let starts = |effect: &UnitEffect| effect.unit == API_SERVER && effect.action.is_some();
+        if units.iter().any(starts) {
+            *self.served_after.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.clone());
+        }
+    }
+
+    fn served_after(&self) -> Option<After> {
+        self.served_after.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn cell(&self, host: &str) -> Arc<OnceCell<Client>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(host.to_owned()).or_default().clone()
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).entry(host.to_owned()).or_default().clone()
     }
 }

@@ -12,7 +12,7 @@ use crate::modules::{self, Failure, Outcome, Resource};
 use crate::playbook::Task;
 use crate::source::InputError;
 use crate::template::Scope;
-use crate::value::{Map, Value};
+use crate::value::{After, Map, Value};
 use std::sync::Arc;
 
 mod kubernetes;
@@ -67,7 +67,7 @@ pub enum Action {
 /// Why a task cannot run.
 pub enum Unprepared {
     /// Plan: an argument is known only after that task.
-    Unknown(String),
+    Unknown(After),
     Failed(Failure),
 }
 
@@ -144,7 +144,7 @@ fn render_args(run: &Run, task: &Task, scope: &Arc<dyn Scope>) -> Result<Map, Fa
 /// A mistake in the arguments, with its place.
 fn arg_error(task: &Task, error: ArgError) -> Unprepared {
     if let Some(after) = error.unknown_after {
-        return Unprepared::Unknown(after);
+        return Unprepared::Unknown(*after);
     }
     let mut input = InputError::at(&task.args_span, format!("{}: {}", task.module, error.message));
     input.help = error.help;

@@ -95,10 +95,13 @@ pub async fn containerd_image(
     };
     let Resolved::File(artifact) = resolve(run, task, scope, &name, None)? else { return Ok(None) };
     let blob = run.artifacts.store.blob(&artifact, None).map_err(failed)?;
-    let bin_dir = run
-        .variable(scope, "bin_dir")
-        .map_err(failed)?
-        .map_or_else(|| "/usr/local/bin".to_owned(), |(value, _)| value.to_string());
+    let variable = |name: &str| -> Result<Option<String>, Unprepared> {
+        Ok(run.variable(scope, name).map_err(failed)?.map(|(value, _)| value.to_string()))
+    };
+    let bin_dir = variable("bin_dir")?.unwrap_or_else(|| "/usr/local/bin".to_owned());
+    if let Some(root) = variable("containerd_storage_dir")? {
+        args.entry("root".to_owned()).or_insert_with(|| root.into());
+    }
     args.insert("name".to_owned(), artifact.image.as_deref().unwrap_or(&name).into());
     args.insert("digest".to_owned(), blob.digest.into());
     args.entry("ctr".to_owned()).or_insert_with(|| format!("{bin_dir}/ctr").into());

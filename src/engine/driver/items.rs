@@ -10,7 +10,7 @@ use crate::modules::{Failure, Grade, Outcome};
 use crate::playbook::{Loop, Task};
 use crate::source::{InputError, Spanned};
 use crate::template::{Scope, Truth};
-use crate::value::Value;
+use crate::value::{After, Value};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ use std::time::Duration;
 enum Evaluated {
     Skip(String),
     /// And the task after which it is known whether it runs at all.
-    Run(Prepared, Option<String>),
+    Run(Prepared, Option<After>),
     /// Cannot be evaluated before an earlier task was applied.
-    Unknown(String),
+    Unknown(After),
 }
 
 impl Driver {

@@ -67,7 +67,7 @@ pub(super) struct Change {
     pub task: String,
     pub item: Option<u32>,
     pub grade: String,
-    /// The task after which it will be known.
+    /// The id of the task after which it will be known.
     pub after: Option<String>,
     /// It is not shown: `no_log`, or the task reads a secret variable.
     pub hidden: bool,
@@ -187,7 +187,7 @@ pub(super) fn changes(plan: &Plan) -> Vec<Change> {
         task: step.subject.task.clone(),
         item: step.item,
         grade: step.grade.name().to_owned(),
-        after: step.after.clone(),
+        after: step.after.as_ref().map(|after| after.task_id.clone()),
         hidden: step.hidden,
         diff: step.diff.iter().map(diff_json).collect(),
     };

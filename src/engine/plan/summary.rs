@@ -5,6 +5,7 @@ use super::{Plan, Step};
 use crate::engine::event::Subject;
 use crate::engine::run::Run;
 use crate::modules::Grade;
+use crate::value::After;
 use indexmap::IndexMap;
 
 /// How many tasks would change something, by grade.
@@ -43,7 +44,7 @@ pub struct Summary {
     /// Of hosts that would change, in the order of the inventory.
     pub hosts: IndexMap<String, Grades>,
     /// What is known after apply only: the task, and after which one.
-    pub later: Vec<(Subject, String)>,
+    pub later: Vec<(Subject, After)>,
     pub consequences: Vec<Consequence>,
     /// Of inventories that have a control plane.
     pub api: Option<Api>,
@@ -57,7 +58,7 @@ impl Summary {
             hosts.entry(subject.host.clone()).or_default().add(*grade);
         }
         hosts.sort_by_cached_key(|host, _| run.hosts.get_index_of(host));
-        let mut later: Vec<(Subject, String)> = Vec::new();
+        let mut later: Vec<(Subject, After)> = Vec::new();
         for Step { subject, after, changed, .. } in &plan.steps {
             let Some(after) = after.as_ref().filter(|_| *changed) else { continue };
             if !later.iter().any(|(known, other)| known == subject && other == after) {

@@ -114,7 +114,7 @@ fn fill(path: &Path, content: &Content) -> Result<TempPath> {
         Content::CopyOf(from) | Content::Staged { path: from, .. } => {
             Box::new(File::open(from).map_err(SystemError::file(from))?)
         }
-        Content::Blob { .. } | Content::Unknown => return Err(SystemError::Unknown),
+        Content::Blob { .. } | Content::Unknown(_) => return Err(SystemError::Unknown),
     };
     let mut write = || -> io::Result<TempPath> {
         let mut file = temporary::file_in(directory(path))?;

@@ -14,6 +14,7 @@ mod temporary;
 mod tests;
 
 use super::{Mode, Result, SystemError};
+use crate::value::After;
 use overlay::{Data, Node, Overlay, Shape};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -95,8 +96,15 @@ pub enum Content {
     Blob {
         sha256: String,
     },
-    /// Planning only: known after apply.
-    Unknown,
+    /// Planning only: known after that task.
+    Unknown(After),
+}
+
+impl Content {
+    /// Known after the task at hand.
+    pub fn later() -> Self {
+        Self::Unknown(After::default())
+    }
 }
 
 /// Which times [`Fs::touch`] sets to now.
@@ -114,12 +122,18 @@ pub type Keep = Box<dyn FnMut(&Path, bool) -> Result<()> + Send>;
 pub struct Fs {
     overlay: Option<Overlay>,
     keep: Option<Keep>,
+    /// The task that the next changes are of.
+    at_hand: After,
 }
 
 /// Reading.
 impl Fs {
     pub(super) fn new(mode: Mode) -> Self {
-        Self { overlay: (mode == Mode::Plan).then(Overlay::default), keep: None }
+        Self { overlay: (mode == Mode::Plan).then(Overlay::default), keep: None, at_hand: After::default() }
+    }
+
+    pub(super) fn begin(&mut self, task: After) {
+        self.at_hand = task;
     }
 
     /// From here on, has everything kept that is changed on the disk.
@@ -183,12 +197,33 @@ impl Fs {
         }
     }
 
+    /// The file itself, for one that is read in places. [`SystemError::Unknown`] where its content is only planned.
+    pub fn file(&self, path: &Path) -> Result<std::fs::File> {
+        let at = match self.planned() {
+            None => path.to_owned(),
+            Some(overlay) => match overlay.data(&self.walk(path, true)?, path)? {
+                Data::OnDisk(at) => at,
+                _ => return Err(SystemError::Unknown),
+            },
+        };
+        std::fs::File::open(at).map_err(SystemError::file(path))
+    }
+
     /// SHA-256 of the content, in hex. Known for some planned files of which the content is not.
     pub fn sha256(&self, path: &Path) -> Result<String> {
         match self.planned() {
             None => disk::sha256(path),
             Some(overlay) => overlay.sha256(&self.walk(path, true)?, path),
         }
+    }
+
+    /// The task after which the content is known; `None` where it is known already, or nothing is there.
+    pub fn after(&self, path: &Path) -> Result<Option<After>> {
+        let Some(overlay) = self.planned() else { return Ok(None) };
+        Ok(match overlay.node(&self.walk(path, true)?)? {
+            Some(Node { shape: Shape::File(Data::Unknown(after)), .. }) => Some(after),
+            _ => None,
+        })
     }
 
     /// The names in a directory, sorted.
@@ -294,7 +329,8 @@ impl Fs {
                 Content::Bytes(bytes) => Data::Bytes(bytes.into()),
                 Content::Staged { sha256, .. } | Content::Blob { sha256 } => Data::Sha256(sha256),
                 Content::CopyOf(from) => overlay.data(&self.walk(&from, true)?, &from)?,
-                Content::Unknown => Data::Unknown,
+                Content::Unknown(after) if after.is_at_hand() => Data::Unknown(self.at_hand.clone()),
+                Content::Unknown(after) => Data::Unknown(after),
             },
         };
         self.plan(at, Shape::File(planned), mode, (uid, gid));

@@ -5,6 +5,7 @@
 
 use super::{Kind, Meta, disk, errno};
 use crate::system::{Result, SystemError};
+use crate::value::After;
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,7 +49,8 @@ pub enum Data {
     OnDisk(PathBuf),
     Bytes(Arc<[u8]>),
     Sha256(String),
-    Unknown,
+    /// Known after that task.
+    Unknown(After),
 }
 
 impl Overlay {
@@ -71,7 +73,7 @@ impl Overlay {
         let (kind, size) = match &node.shape {
             Shape::File(Data::Bytes(bytes)) => (Kind::File, Some(bytes.len() as u64)),
             Shape::File(Data::OnDisk(path)) => (Kind::File, disk::stat(path)?.and_then(|meta| meta.size)),
-            Shape::File(Data::Sha256(_) | Data::Unknown) => (Kind::File, None),
+            Shape::File(Data::Sha256(_) | Data::Unknown(_)) => (Kind::File, None),
             Shape::Directory { .. } => (Kind::Directory, None),
             Shape::Symlink(target) => (Kind::Symlink(target.clone()), Some(target.as_os_str().len() as u64)),
             Shape::Special(kind) => (kind.clone(), None),
@@ -93,7 +95,7 @@ impl Overlay {
         match self.data(at, path)? {
             Data::OnDisk(path) => disk::read(&path),
             Data::Bytes(bytes) => Ok(bytes.to_vec()),
-            Data::Sha256(_) | Data::Unknown => Err(SystemError::Unknown),
+            Data::Sha256(_) | Data::Unknown(_) => Err(SystemError::Unknown),
         }
     }
 
@@ -101,7 +103,7 @@ impl Overlay {
         match self.data(at, path)? {
             Data::OnDisk(path) => disk::open(&path),
             Data::Bytes(bytes) => Ok(Box::new(Cursor::new(bytes))),
-            Data::Sha256(_) | Data::Unknown => Err(SystemError::Unknown),
+            Data::Sha256(_) | Data::Unknown(_) => Err(SystemError::Unknown),
         }
     }
 
@@ -110,7 +112,7 @@ impl Overlay {
             Data::OnDisk(path) => disk::sha256(&path),
             Data::Bytes(bytes) => Ok(disk::hex(&Sha256::digest(&bytes))),
             Data::Sha256(digest) => Ok(digest),
-            Data::Unknown => Err(SystemError::Unknown),
+            Data::Unknown(_) => Err(SystemError::Unknown),
         }
     }
 

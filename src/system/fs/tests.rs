@@ -215,7 +215,7 @@ fn what_is_not_known_is_not_guessed() {
     let root = fixture();
     let path = root.path().join("file");
     let mut plan = Fs::new(Mode::Plan);
-    plan.write(&path, Content::Unknown, None, NO_OWNER).unwrap();
+    plan.write(&path, Content::later(), None, NO_OWNER).unwrap();
     assert!(matches!(plan.read(&path), Err(SystemError::Unknown)));
     assert!(matches!(plan.read_opt(&root.path().join("to-file")), Err(SystemError::Unknown)));
     assert!(matches!(plan.sha256(&path), Err(SystemError::Unknown)));

@@ -356,7 +356,7 @@ mod tests {
         write(&mut fs, "/etc/systemd/system/kprov-test.service.d/10-kprov.conf", "[Service]\n");
         assert!(stale(&overlay, &fs, true));
         overlay.daemon_reload(&fs).unwrap();
-        fs.write(Path::new(FILE), Content::Unknown, None, Owner::default()).unwrap();
+        fs.write(Path::new(FILE), Content::later(), None, Owner::default()).unwrap();
         assert!(stale(&overlay, &fs, true));
     }
 

@@ -120,7 +120,7 @@ fn merge(into: &mut Map, over: Map, recursive: bool, list_merge: ListMerge) {
 fn merge_lists(old: &[Value], new: Vec<Value>, list_merge: ListMerge) -> Value {
     let compares = matches!(list_merge, ListMerge::AppendRp | ListMerge::PrependRp);
     if let (true, Some(after)) = (compares, old.iter().chain(&new).find_map(Value::unknown)) {
-        return Value::Unknown(after.to_owned());
+        return Value::Unknown(after.clone());
     }
     let old_without = |new: &[Value]| old.iter().filter(|item| !new.contains(item)).cloned().collect::<Vec<_>>();
     Value::List(match list_merge {
