@@ -76,6 +76,8 @@ const FILL: &str = "free=$(df --block-size=1 --output=avail / | tail -n 1)
 pub struct Broken {
     pub kind: Kind,
     pub host: String,
+    /// A fault that is survived: the link is there again.
+    pub over: bool,
     restarting: Option<Child>,
     returning: Option<JoinHandle<()>>,
 }
@@ -83,7 +85,7 @@ pub struct Broken {
 impl Broken {
     /// A fault that mends itself.
     pub fn nothing(kind: Kind, host: &str) -> Self {
-        Self { kind, host: host.to_owned(), restarting: None, returning: None }
+        Self { kind, host: host.to_owned(), over: false, restarting: None, returning: None }
     }
 
     pub fn start(lab: &Lab, kind: Kind, host: &str) -> Self {
@@ -108,6 +110,16 @@ impl Broken {
             Kind::Disk => drop(lab.inside(host, FILL)),
         }
         this
+    }
+
+    /// Whether this is how a run says that it has survived.
+    pub fn is_told_over(&self, said: &str) -> bool {
+        self.kind == Kind::Relay && said.starts_with(&format!("{}: the link dropped, re-attached", self.host))
+    }
+
+    /// Whether the host may be disturbed again in the same run.
+    pub fn is_over(&self) -> bool {
+        self.over || self.kind == Kind::Blink && self.returning.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     /// Returns when the node is there again, with all that it had.

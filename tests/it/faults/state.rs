@@ -2,6 +2,7 @@
 //!
 //! Files are compared by content, mode and owner; keys and certificates by what they say and whether they belong together.
 
+use super::NODES;
 use crate::fixture::{Lab, ok};
 use kprov::pki::{Certificate, Key};
 use std::collections::BTreeMap;
@@ -36,7 +37,15 @@ pub struct Tree {
 }
 
 impl Tree {
-    pub fn read(lab: &Lab, node: &str, all: bool) -> Self {
+    /// Those of all nodes.
+    pub fn read_all(lab: &Lab, all: bool) -> [(&'static str, Self); NODES.len()] {
+        std::thread::scope(|scope| {
+            let readers = NODES.map(|node| (node, scope.spawn(move || Self::read(lab, node, all))));
+            readers.map(|(node, reader)| (node, reader.join().unwrap()))
+        })
+    }
+
+    fn read(lab: &Lab, node: &str, all: bool) -> Self {
         let depth = if all { "all" } else { "quick" };
         let text = ok(&mut lab.lab("exec", &[node, "--", "sh", "-euc", READ, "read", depth]));
         let mut tree = Self { entries: BTreeMap::new(), pems: BTreeMap::new() };
