@@ -348,7 +348,8 @@ impl<'a> Chain<'a> {
                 _ => continue,
             }
             let at = self.boundaries.iter_mut().find(|at| !at.done && at.task == task && at.host == host);
-            let Some(at) = at.filter(|_| broken.iter().all(|fault: &Broken| fault.host != host || fault.is_over())) else {
+            let Some(at) = at.filter(|_| broken.iter().all(|fault: &Broken| fault.host != host || fault.is_over()))
+            else {
                 continue;
             };
             at.done = true;

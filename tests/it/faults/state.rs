@@ -8,6 +8,10 @@ use kprov::pki::{Certificate, Key};
 use std::collections::BTreeMap;
 use std::process::Output;
 
+/// What says which ranges of addresses the cluster has given to which nodes, in the order in which these joined it. Is
+/// compared without that; what it has to be at the end, the plan that finds nothing to do says.
+const OF_CLUSTER: [&str; 2] = ["/etc/cni/net.d/10-kprov.conflist", "/usr/local/sbin/kprov-pod-network"];
+
 /// Prints what is at the managed paths: entries, digests, and the text of certificates and public keys. `$1`: whether the
 /// programs are read too, which takes a while.
 const READ: &str = r#"
@@ -16,6 +20,10 @@ roots=; for root in /etc/kubernetes /etc/containerd /etc/cni /etc/ssl/etcd /etc/
 find $roots ! -name '.kprov-*' ! -name '*.key.new' -printf 'entry %y %m %u:%g %s %p\t%l\n'
 [ "$1" = all ] || roots=$(echo $roots | sed 's|/opt/kprov||')
 find $roots -type f ! -name '.kprov-*' ! -name '*.key.new' -exec sha256sum {} + | sed 's/^/sum /'
+for file in OF_CLUSTER; do
+    [ ! -e $file ] || echo "sum $(sed -E '/^ip route replace .* via|-d [0-9.]+ -j RETURN$/d; s|"10\.233\.[0-9]+\.0/24"|POD|' $file |
+        sha256sum | cut -c -64)  $file"
+done
 for file in $(find $roots -name '*.crt' -o -name '*.key'); do echo "pem $file"; cat "$file"; echo; done
 echo end
 "#;
@@ -47,7 +55,8 @@ impl Tree {
 
     fn read(lab: &Lab, node: &str, all: bool) -> Self {
         let depth = if all { "all" } else { "quick" };
-        let text = ok(&mut lab.lab("exec", &[node, "--", "sh", "-euc", READ, "read", depth]));
+        let script = READ.replace("OF_CLUSTER", &OF_CLUSTER.join(" "));
+        let text = ok(&mut lab.lab("exec", &[node, "--", "sh", "-euc", &script, "read", depth]));
         let mut tree = Self { entries: BTreeMap::new(), pems: BTreeMap::new() };
         let mut pem = None;
         for line in text.lines() {
@@ -56,7 +65,7 @@ impl Tree {
                 let [kind, mode, owner, size, path] = entry.splitn(5, ' ').collect::<Vec<_>>()[..] else {
                     panic!("{line}")
                 };
-                let size = if kind == "f" { size.parse().unwrap() } else { 0 };
+                let size = if kind == "f" && !OF_CLUSTER.contains(&path) { size.parse().unwrap() } else { 0 };
                 let [kind, mode, owner, link] = [kind, mode, owner, link].map(str::to_owned);
                 tree.entries.insert(path.to_owned(), Entry { kind, mode, owner, size, link, sha256: None });
             } else if let Some(sum) = line.strip_prefix("sum ") {
