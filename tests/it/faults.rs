@@ -307,7 +307,9 @@ impl<'a> Chain<'a> {
         let started = Instant::now();
         let mut broken: Vec<Broken> = Vec::new();
         let mut repeated = Vec::new();
-        let mut wrong = Vec::new();
+        // When, and what.
+        let mut wrong: Vec<(Duration, String)> = Vec::new();
+        let mut unreachable = BTreeSet::new();
         let mut counts = (0, 0);
         loop {
             let line = match lines.recv_timeout(Duration::from_secs(1)) {
@@ -329,7 +331,7 @@ impl<'a> Chain<'a> {
                 broken.iter_mut().filter(|fault| fault.is_told_over(said)).for_each(|fault| fault.over = true);
             }
             if event["event"] == "warning" || event["event"] == "finding" && event["fatal"] == true {
-                wrong.push(event["message"].to_string());
+                wrong.push((started.elapsed(), text_of(&event, "message")));
             }
             if event["event"] != "task" {
                 continue;
@@ -345,9 +347,10 @@ impl<'a> Chain<'a> {
                 }
                 "ok" => counts.0 += 1,
                 // Once is enough.
-                "unreachable" if wrong.iter().any(|said: &String| said.starts_with(&format!("{host}: "))) => continue,
+                "unreachable" if !unreachable.insert(host.clone()) => continue,
                 "failed" | "unreachable" => {
-                    wrong.push(format!("{host}: {task} {title}: {}", event["message"].as_str().unwrap_or_default()));
+                    let why = event["message"].as_str().unwrap_or_default();
+                    wrong.push((started.elapsed(), format!("{host}: {task} {title}: {why}")));
                     continue;
                 }
                 _ => continue,
@@ -359,7 +362,8 @@ impl<'a> Chain<'a> {
             };
             at.done = true;
             std::thread::sleep(at.delay);
-            let label = format!("{} on {host} {} ms after {task} {title}", at.kind.name(), at.delay.as_millis());
+            let (kind, delay, when) = (at.kind.name(), at.delay.as_millis(), started.elapsed().as_secs_f64());
+            let label = format!("{when:.1} s: {kind} on {host} {delay} ms after {task} {title}");
             println!("    {label}");
             self.log.push(label);
             match at.kind {
@@ -373,7 +377,9 @@ impl<'a> Chain<'a> {
         let exit = child.wait().unwrap().code();
         self.failed = exit != Some(0);
         let (ok, changed) = counts;
-        let (took, why) = (started.elapsed().as_secs_f64(), wrong.join("\n      "));
+        let took = started.elapsed().as_secs_f64();
+        let why: Vec<_> = wrong.iter().map(|(at, why)| format!("{:.1} s: {why}", at.as_secs_f64())).collect();
+        let why = why.join("\n      ");
         let summary = format!(
             "  run {number}{}: exit {exit:?} after {took:.1} s, ok={ok} changed={changed}\n      {why}",
             if resumes { " (resumed)" } else { "" }
