@@ -10,8 +10,8 @@ releases=("$KPROV_ARTIFACTS"/dl.k8s.io/v"$line".*/)
 KPROV_KUBE_VERSION=$(basename "${releases[-1]}")
 export KPROV KPROV_ARTIFACTS KPROV_KUBE_VERSION=${KPROV_KUBE_VERSION#v} KPROV_E2E=1
 
-# The modules that look at KPROV_E2E; one test at a time, for each has the machine's two processors to itself. `faults` and
-# `fidelity` do not pass from end to end yet: `make faults` and `make fidelity` run them.
+# The modules that look at KPROV_E2E; one test at a time, for each has the machine's two processors to itself. `fidelity` does
+# not pass from end to end yet: `make fidelity` runs it.
 modules=("${@:4}")
-[ $# -gt 3 ] || mapfile -t modules < <(grep -l KPROV_E2E tests/it/*.rs | sed 's|.*/\(.*\)\.rs|\1::|' | grep -vx 'faults::\|fidelity::')
+[ $# -gt 3 ] || mapfile -t modules < <(grep -l KPROV_E2E tests/it/*.rs | sed 's|.*/\(.*\)\.rs|\1::|' | grep -vx 'fidelity::')
 cargo test --test it -- --nocapture --test-threads=1 "${modules[@]}"
