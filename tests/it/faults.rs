@@ -32,7 +32,7 @@ const LOCK: &str = "n1";
 /// Above the disk space that kprov asks for. Only what is written takes room on the machine.
 const NODE: [&str; 4] = ["--memory", "3G", "--disk", "10G"];
 /// For how long a run tries to reach a host again: long enough for one that is there.
-const RECONNECT: [&str; 2] = ["--reconnect-timeout", "10"];
+const RECONNECT: [&str; 2] = ["--reconnect-timeout", "15"];
 /// No run may hang.
 const RUN_WITHIN: Duration = Duration::from_secs(300);
 
