@@ -10,8 +10,7 @@ KPROV_KUBE_VERSION=$(sed -n 's|.*k8s.io/kubernetes v\([0-9.]*\).*|\1|p' "tests/a
 [ -d "$KPROV_ARTIFACTS/dl.k8s.io/v$KPROV_KUBE_VERSION" ] || { echo "no Kubernetes $KPROV_KUBE_VERSION in $KPROV_ARTIFACTS" >&2; exit 1; }
 export KPROV KPROV_ARTIFACTS KPROV_KUBE_VERSION KPROV_E2E=1
 
-# The modules that look at KPROV_E2E; one test at a time, for each has the machine's two processors to itself. `faults` does
-# not pass from end to end yet: `make faults` runs it.
+# The modules that look at KPROV_E2E; one test at a time, for each has the machine's two processors to itself.
 modules=("${@:4}")
-[ $# -gt 3 ] || mapfile -t modules < <(grep -l KPROV_E2E tests/it/*.rs | sed 's|.*/\(.*\)\.rs|\1::|' | grep -vx 'faults::')
+[ $# -gt 3 ] || mapfile -t modules < <(grep -l KPROV_E2E tests/it/*.rs | sed 's|.*/\(.*\)\.rs|\1::|')
 cargo test --test it -- --nocapture --test-threads=1 "${modules[@]}"

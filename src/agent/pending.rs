@@ -85,7 +85,10 @@ impl Pending {
     }
 
     fn write(&self, handler: &str) -> io::Result<()> {
-        fs::create_dir_all(&self.directory)?;
+        if !self.directory.exists() {
+            fs::create_dir_all(&self.directory)?;
+            fs::File::open(self.directory.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+        }
         let mut file = fs::File::create(self.path(handler))?;
         writeln!(file, "{handler}")?;
         file.sync_all()?;

@@ -7,6 +7,9 @@ use crate::system::Mode;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The longest wait that can be asked for, a week.
+const MOST: u64 = 604_800;
+
 /// Bring the hosts to what the inventory says.
 #[derive(clap::Args)]
 pub struct ApplyArgs {
@@ -28,8 +31,11 @@ pub struct ApplyArgs {
     #[arg(short = 'D', long)]
     diff: bool,
     /// Wait this long for another run that has the cluster
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=MOST))]
     lock_timeout: u64,
+    /// Give up a host whose link dropped when it cannot be reached again for this long
+    #[arg(long, value_name = "SECONDS", default_value_t = 90, value_parser = clap::value_parser!(u64).range(..=MOST))]
+    reconnect_timeout: u64,
     /// Go on with the last run of these hosts, or with --plan with a run of that plan, where it failed or was interrupted
     #[arg(long, conflicts_with_all = ["check", "limit", "tags", "skip_tags"])]
     resume: bool,
@@ -37,6 +43,7 @@ pub struct ApplyArgs {
 
 pub fn run(mut args: ApplyArgs) -> Exit {
     args.run.lock_timeout = Duration::from_secs(args.lock_timeout);
+    args.run.reconnect_timeout = Duration::from_secs(args.reconnect_timeout);
     if args.resume && args.plan.is_none() {
         return super::resume::run(&args.run, args.diff);
     }

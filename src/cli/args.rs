@@ -88,6 +88,9 @@ pub struct RunArgs {
     /// How long to wait for another run
     #[arg(skip)]
     pub lock_timeout: Duration,
+    /// How long to try to reach a host again whose link dropped
+    #[arg(skip)]
+    pub reconnect_timeout: Duration,
 }
 
 #[derive(clap::Args)]
@@ -121,6 +124,7 @@ impl InputArgs {
             forks: 1,
             connection: ConnectionFlags::default(),
             lock_timeout: Duration::ZERO,
+            reconnect_timeout: Duration::ZERO,
             only_preconditions: false,
             command,
             plan: None,
@@ -179,6 +183,7 @@ pub fn options(args: &RunArgs, verb: &Verb) -> Result<Options, Exit> {
     Ok(Options {
         mode: verb.mode,
         lock_timeout: args.lock_timeout,
+        reconnect_timeout: args.reconnect_timeout,
         only_preconditions: verb.only_preconditions,
         ..args.select.of(args.connect.options(command(args, verb))?)
     })

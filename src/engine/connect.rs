@@ -106,7 +106,8 @@ pub async fn connect(run: &Arc<Run>, host: &str) -> Result<Arc<Link>, Lost> {
         Mode::Apply => {
             let (telling, name) = (run.clone(), host.to_owned());
             let tell = Box::new(move |text| telling.events.send(Event::Warning { text: format!("{name}: {text}") }));
-            let route = Route { transport, target, binary, patience: Patience::default(), tell };
+            let patience = Patience::of(run.options.reconnect_timeout);
+            let route = Route { transport, target, binary, patience, tell };
             Agent::launch_detached(route, run.artifacts.clone()).await
         }
     };

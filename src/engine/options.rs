@@ -26,6 +26,8 @@ pub struct Options {
     pub connection: ConnectionFlags,
     /// How long a run waits for another one that has the cluster.
     pub lock_timeout: Duration,
+    /// How long a run that changes hosts tries to reach one again whose link dropped.
+    pub reconnect_timeout: Duration,
     /// Stops after the preconditions (`kprov validate`).
     pub only_preconditions: bool,
     /// The verb and its flags as typed, for the record of the run; without values of variables.
@@ -76,6 +78,7 @@ mod tests {
             forks: 1,
             connection: ConnectionFlags::default(),
             lock_timeout: Duration::ZERO,
+            reconnect_timeout: Duration::ZERO,
             only_preconditions: false,
             command: String::new(),
             plan: None,

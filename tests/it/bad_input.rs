@@ -227,6 +227,18 @@ fn what_a_failed_host_did_not_register_is_blamed_on_it() {
 }
 
 #[test]
+fn a_failed_task_is_told_though_its_condition_cannot_be_read() {
+    let _alone = alone();
+    let task = "file: {path: '{{ playbook_dir }}/none/there', state: touch}";
+    let until =
+        format!("    - {task}\n      register: made\n      until: made.size > 0\n      retries: 2\n      delay: 0\n");
+    let dir = directory(&[("hosts.ini", HERE), ("site.yml", &format!("- hosts: all\n  tasks:\n{until}"))]);
+    let (code, text) = kprov(dir.path(), &APPLY);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("No such file or directory") && !text.contains("is undefined"), "{text}");
+}
+
+#[test]
 fn a_required_group_without_hosts_is_a_finding_with_its_line() {
     let dir =
         directory(&[("hosts.ini", "[kube_control_plane]\nn1 ansible_connection=local\n[kube_node]\nn1\n[etcd]\n")]);

@@ -23,11 +23,16 @@ use state::{Identity, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 pub const NODES: [&str; 3] = ["n1", "n2", "n3"];
+/// The node that holds the lock, and runs the control plane.
+const LOCK: &str = "n1";
 /// Above the disk space that kprov asks for. Only what is written takes room on the machine.
 const NODE: [&str; 4] = ["--memory", "3G", "--disk", "10G"];
+/// For how long a run tries to reach a host again: long enough for one that is there.
+const RECONNECT: [&str; 2] = ["--reconnect-timeout", "15"];
 /// No run may hang.
 const RUN_WITHIN: Duration = Duration::from_secs(300);
 
@@ -93,7 +98,7 @@ impl Plan {
             }
         }
         let mut random = Random::new(self.seed.wrapping_add(chain as u64));
-        let mut kinds = self.kinds.clone();
+        let (mut kinds, mut first_in_row) = (self.kinds.clone(), 0);
         let chosen: Vec<_> = match &self.steps {
             None => {
                 // What every run comes to: a handler may have run while its host was disturbed already.
@@ -108,9 +113,11 @@ impl Plan {
             Some(steps) => {
                 let every = steps.parse::<usize>().ok();
                 let first = random.below(every.unwrap_or(1));
-                let by = Random::new(self.seed).below(kinds.len()) + chain;
-                let length = kinds.len();
-                kinds.rotate_left(by % length);
+                // As many of one kind in a row as there are nodes, each on another where that can be: one run meets them all.
+                kinds = kinds.iter().flat_map(|kind| [*kind; NODES.len()]).collect();
+                first_in_row = Random::new(self.seed).below(kinds.len());
+                let by = (first_in_row + chain * NODES.len()) % kinds.len();
+                kinds.rotate_left(by);
                 let is_chosen = |(at, (task, _)): &(usize, (&str, Vec<&str>))| match every {
                     Some(every) => at % every == first,
                     None => steps.split(',').any(|step| step == *task),
@@ -118,11 +125,18 @@ impl Plan {
                 hosts.into_iter().enumerate().filter(is_chosen).map(|(_, chosen)| chosen).collect()
             }
         };
-        let boundary = |((task, hosts), kind): ((&str, Vec<&str>), &Kind)| {
-            let host = hosts[random.below(hosts.len())].to_owned();
-            Boundary { task: task.to_owned(), host, kind: *kind, delay: random.delay(), done: false }
-        };
-        chosen.into_iter().zip(kinds.iter().cycle()).map(boundary).collect()
+        let mut boundaries: Vec<Boundary> = Vec::new();
+        for ((at, (task, mut hosts)), kind) in chosen.into_iter().enumerate().zip(kinds.iter().cycle()) {
+            let in_row = (at + first_in_row) % NODES.len();
+            random.shuffle(&mut hosts);
+            // Without the one that has the lock, a run is over.
+            hosts.sort_by_key(|host| (*host == LOCK) != (in_row + 1 == NODES.len()));
+            let before = &boundaries[at - in_row.min(at)..];
+            let is_new = |host: &&&str| before.iter().all(|boundary| boundary.host != **host);
+            let host = hosts.iter().find(is_new).unwrap_or(&hosts[0]).to_string();
+            boundaries.push(Boundary { task: task.to_owned(), host, kind: *kind, delay: random.delay(), done: false });
+        }
+        boundaries
     }
 }
 
@@ -190,7 +204,7 @@ impl Reference {
             let done = events.iter().filter(|event| kept.iter().any(|status| event["status"] == *status));
             done.map(|event| (text_of(event, "task_id"), text_of(event, "host"))).collect()
         };
-        let trees = || NODES.map(|node| (node, Tree::read(&cluster.lab, node, true))).into();
+        let trees = || Tree::read_all(&cluster.lab, true).into();
         let first = run(Change::First, &["ok", "changed"]);
         let before = trees();
         let change = run(Change::There, &["changed"]);
@@ -282,6 +296,7 @@ impl<'a> Chain<'a> {
         // What a run has recorded is there to be gone on with when the first of its steps has changed something.
         let resumes = self.failed && !self.finished.is_empty() && self.random.below(2) == 0;
         args.extend(resumes.then_some("--resume"));
+        args.extend(RECONNECT);
         let errors = lab.dir.path().join("stderr");
         let mut command = lab.command("apply", &args);
         let stderr = std::fs::File::create(&errors).unwrap();
@@ -292,21 +307,31 @@ impl<'a> Chain<'a> {
         let started = Instant::now();
         let mut broken: Vec<Broken> = Vec::new();
         let mut repeated = Vec::new();
-        let mut wrong = Vec::new();
+        // When, and what.
+        let mut wrong: Vec<(Duration, String)> = Vec::new();
+        let mut unreachable = BTreeSet::new();
         let mut counts = (0, 0);
         loop {
-            let line = match lines.recv_timeout(RUN_WITHIN.saturating_sub(started.elapsed())) {
+            let line = match lines.recv_timeout(Duration::from_secs(1)) {
                 Ok(line) => line,
-                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
-                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) if started.elapsed() < RUN_WITHIN => {
+                    broken.iter_mut().for_each(|fault| fault.pass(lab));
+                    continue;
+                }
+                Err(RecvTimeoutError::Timeout) => {
                     let _ = child.kill();
                     panic!("run {number} hangs:\n{}", self.log.join("\n"));
                 }
             };
             // A killed run may leave half a line.
             let Ok(event) = serde_json::from_str::<Value>(&line) else { continue };
+            if event["event"] == "warning" {
+                let said = event["message"].as_str().unwrap();
+                broken.iter_mut().filter(|fault| fault.is_told_over(said)).for_each(|fault| fault.over = true);
+            }
             if event["event"] == "warning" || event["event"] == "finding" && event["fatal"] == true {
-                wrong.push(event["message"].to_string());
+                wrong.push((started.elapsed(), text_of(&event, "message")));
             }
             if event["event"] != "task" {
                 continue;
@@ -322,18 +347,23 @@ impl<'a> Chain<'a> {
                 }
                 "ok" => counts.0 += 1,
                 // Once is enough.
-                "unreachable" if wrong.iter().any(|said: &String| said.starts_with(&format!("{host}: "))) => continue,
+                "unreachable" if !unreachable.insert(host.clone()) => continue,
                 "failed" | "unreachable" => {
-                    wrong.push(format!("{host}: {task} {title}: {}", event["message"].as_str().unwrap_or_default()));
+                    let why = event["message"].as_str().unwrap_or_default();
+                    wrong.push((started.elapsed(), format!("{host}: {task} {title}: {why}")));
                     continue;
                 }
                 _ => continue,
             }
             let at = self.boundaries.iter_mut().find(|at| !at.done && at.task == task && at.host == host);
-            let Some(at) = at.filter(|_| broken.iter().all(|fault: &Broken| fault.host != host)) else { continue };
+            let Some(at) = at.filter(|_| broken.iter().all(|fault: &Broken| fault.host != host || fault.is_over()))
+            else {
+                continue;
+            };
             at.done = true;
             std::thread::sleep(at.delay);
-            let label = format!("{} on {host} {} ms after {task} {title}", at.kind.name(), at.delay.as_millis());
+            let (kind, delay, when) = (at.kind.name(), at.delay.as_millis(), started.elapsed().as_secs_f64());
+            let label = format!("{when:.1} s: {kind} on {host} {delay} ms after {task} {title}");
             println!("    {label}");
             self.log.push(label);
             match at.kind {
@@ -347,7 +377,9 @@ impl<'a> Chain<'a> {
         let exit = child.wait().unwrap().code();
         self.failed = exit != Some(0);
         let (ok, changed) = counts;
-        let (took, why) = (started.elapsed().as_secs_f64(), wrong.join("\n      "));
+        let took = started.elapsed().as_secs_f64();
+        let why: Vec<_> = wrong.iter().map(|(at, why)| format!("{:.1} s: {why}", at.as_secs_f64())).collect();
+        let why = why.join("\n      ");
         let summary = format!(
             "  run {number}{}: exit {exit:?} after {took:.1} s, ok={ok} changed={changed}\n      {why}",
             if resumes { " (resumed)" } else { "" }
@@ -364,8 +396,7 @@ impl<'a> Chain<'a> {
 
     /// Between two runs: what is there is whole, and there is one authority.
     fn look(&mut self) {
-        for node in NODES {
-            let tree = Tree::read(&self.cluster.lab, node, false);
+        for (node, tree) in Tree::read_all(&self.cluster.lab, false) {
             let wrong = tree.is_part_of(&[&self.reference.before[node], &self.reference.after[node]]);
             assert!(wrong.is_empty(), "{node}: half or foreign: {wrong:#?}\n{}", self.log.join("\n"));
             let other = self.identity.compare(node, &tree);
@@ -385,8 +416,7 @@ impl<'a> Chain<'a> {
         assert_eq!(plan.status.code(), Some(0), "{}\n{log}", text(&plan));
 
         let expected = if self.change == Change::There { &self.reference.after } else { &self.reference.before };
-        for node in NODES {
-            let tree = Tree::read(lab, node, true);
+        for (node, tree) in Tree::read_all(lab, true) {
             let different = tree.differences(&expected[node]);
             assert!(different.is_empty(), "{node} is not as after an undisturbed run: {different:#?}\n{log}");
             let left = state::left_behind(lab, node);

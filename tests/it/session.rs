@@ -95,7 +95,7 @@ async fn a_dropped_link_loses_nothing_and_repeats_nothing() {
     for connection in SSH {
         let directory = tempfile::tempdir().unwrap();
         let file = |name: &str| directory.path().join(name).display().to_string();
-        let mut host = Host::launch(sshd.target(connection), Patience::default()).await;
+        let mut host = Host::launch(sshd.target(connection), Patience::of(Duration::from_secs(90))).await;
         let (worker, socket) = host.worker(1000).await;
 
         // Bytes go both ways through the whole of it.
@@ -155,7 +155,7 @@ async fn a_dropped_link_loses_nothing_and_repeats_nothing() {
 async fn a_link_that_hangs_is_given_up() {
     let hung = SSH.map(|connection| async move {
         let sshd = Sshd::start();
-        let mut host = Host::launch(sshd.target(connection), Patience::default()).await;
+        let mut host = Host::launch(sshd.target(connection), Patience::of(Duration::from_secs(90))).await;
         let (worker, _) = host.worker(1).await;
         let sessions = children(sshd.pid());
         for pid in &sessions {
@@ -202,7 +202,7 @@ async fn a_worker_that_nobody_comes_back_to_ends() {
 async fn a_killed_worker_is_told_from_a_dead_link() {
     let sshd = Sshd::start();
     for connection in [Connection::Openssh, Connection::Russh, Connection::Local] {
-        let mut host = Host::launch(sshd.target(connection), Patience::default()).await;
+        let mut host = Host::launch(sshd.target(connection), Patience::of(Duration::from_secs(90))).await;
         let (worker, socket) = host.worker(1).await;
         kill(worker);
         let lost = host.lost().await;
@@ -210,7 +210,7 @@ async fn a_killed_worker_is_told_from_a_dead_link() {
         assert!(socket.exists(), "nobody was left to remove it");
 
         // The next one cleans up.
-        let mut host = Host::launch(sshd.target(connection), Patience::default()).await;
+        let mut host = Host::launch(sshd.target(connection), Patience::of(Duration::from_secs(90))).await;
         let (_, next) = host.worker(1).await;
         assert!(!socket.exists() && next.exists(), "{connection:?}");
     }
@@ -220,7 +220,7 @@ async fn a_killed_worker_is_told_from_a_dead_link() {
 async fn a_worker_that_is_gone_is_not_found_again() {
     let sshd = Sshd::start();
     for connection in SSH {
-        let mut host = Host::launch(sshd.target(connection), Patience::default()).await;
+        let mut host = Host::launch(sshd.target(connection), Patience::of(Duration::from_secs(90))).await;
         let (worker, _) = host.worker(1).await;
         // As when a host is restarted: first the link, then the worker before anybody is back.
         let sessions = children(sshd.pid());
@@ -237,7 +237,7 @@ async fn a_worker_that_is_gone_is_not_found_again() {
 #[tokio::test]
 async fn a_dropped_relay_is_replaced() {
     let sshd = Sshd::start();
-    let mut host = Host::launch(sshd.target(Connection::Local), Patience::default()).await;
+    let mut host = Host::launch(sshd.target(Connection::Local), Patience::of(Duration::from_secs(90))).await;
     let (worker, _) = host.worker(1).await;
     let relay = children(std::process::id()).into_iter().find(|pid| children(*pid).contains(&worker)).unwrap();
     kill(relay);

@@ -25,11 +25,15 @@ pub struct Patience {
     pub agent: Duration,
 }
 
-impl Default for Patience {
-    fn default() -> Self {
-        Self { controller: Duration::from_secs(90), agent: Duration::from_secs(120) }
+impl Patience {
+    /// Where the controller tries for so long.
+    pub fn of(controller: Duration) -> Self {
+        Self { controller, agent: controller + EARLIER }
     }
 }
+
+/// How much earlier than the controller an agent may notice that the link dropped: silence, and a heartbeat before it.
+const EARLIER: Duration = Duration::from_secs(30);
 
 /// The longest pause between two attempts to reach a host again.
 const PAUSE: Duration = Duration::from_secs(4);

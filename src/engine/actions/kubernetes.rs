@@ -96,7 +96,16 @@ impl Kubernetes {
         Ok(Self { what, authority, port })
     }
 
+    /// What is repeated while the API server is not there is not while its node is gone.
     pub async fn run(self, run: &Arc<Run>, link: &Arc<Link>, expect: Option<&[String]>) -> Result<Outcome, Failure> {
+        tokio::select! {
+            biased;
+            done = self.work(run, link, expect) => done,
+            why = link.gone() => Err(Failure::new(why.to_string())),
+        }
+    }
+
+    async fn work(&self, run: &Arc<Run>, link: &Arc<Link>, expect: Option<&[String]>) -> Result<Outcome, Failure> {
         match &self.what {
             What::Task(task) => {
                 let cell = run.kube.cell(&link.host);

@@ -1,7 +1,7 @@
 //! One task on one host, item by item: what its loop gives, what each item evaluates to, and what its conditions make of
 //! the result (`until`, `changed_when`, `failed_when`).
 
-use super::{Driver, Handler};
+use super::{Driver, Flow, Handler};
 use crate::agent::protocol::StepName;
 use crate::engine::actions::{self, Prepared};
 use crate::engine::collect::{Finished, Verdict, literal};
@@ -136,12 +136,13 @@ impl Driver {
             }
             let done = match self.until(task, base, &names, &result) {
                 Ok(done) => done,
-                Err(failure) => return Verdict::Ready(Err(failure)),
+                // Of a failed task not all may be there that the condition reads.
+                Err(failure) => return Verdict::Ready(Err(result.err().unwrap_or(failure))),
             };
             if done {
                 return Verdict::Ready(result);
             }
-            if tries == 0 || self.run.cancelled() {
+            if tries == 0 || self.stopped() == Flow::Failed {
                 let failure =
                     result.err().unwrap_or_else(|| Failure::new("the condition of `until` did not come true"));
                 return Verdict::Ready(Err(failure));

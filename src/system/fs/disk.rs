@@ -98,7 +98,7 @@ pub fn write(path: &Path, content: &Content, mode: u32, uid: u32, gid: u32) -> R
         own(&file, mode, uid, gid)?;
         file.sync_all()?;
         staged.persist(path)?;
-        File::open(directory(path))?.sync_all()
+        sync_directory(path)
     };
     staged.and_then(put).map_err(failed(path))
 }
@@ -145,7 +145,7 @@ pub fn mkdir(path: &Path, mode: u32, uid: u32, gid: u32) -> Result<()> {
         fs::rename(made.path(), path)?;
         // Nothing is left of it under that name.
         let _ = made.keep();
-        Ok(())
+        sync_directory(path)
     };
     put().map_err(failed(path))
 }
@@ -164,14 +164,19 @@ fn replace(path: &Path, make: impl Fn(&Path) -> io::Result<()>) -> Result<()> {
     let put = || -> io::Result<()> {
         let made = temporary::make_in(directory(path), &make)?;
         fs::rename(made.path(), path)?;
-        File::open(directory(path))?.sync_all()
+        sync_directory(path)
     };
     put().map_err(failed(path))
 }
 
 pub fn remove(path: &Path, directory: bool) -> Result<()> {
     let removed = if directory { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    removed.map_err(failed(path))
+    removed.and_then(|()| sync_directory(path)).map_err(failed(path))
+}
+
+/// Has a name that was made or removed at `path` outlast a loss of power.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(directory(path))?.sync_all()
 }
 
 /// An error where something is mounted in a tree. `at` is `path` without links in it.

@@ -2,10 +2,18 @@
 //!
 //! Files are compared by content, mode and owner; keys and certificates by what they say and whether they belong together.
 
+use super::NODES;
 use crate::fixture::{Lab, ok};
 use kprov::pki::{Certificate, Key};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Output;
+
+/// What says which ranges of addresses the cluster has given to which nodes, in the order in which these joined it. Is
+/// compared without that; what it has to be at the end, the plan that finds nothing to do says.
+const OF_CLUSTER: [&str; 2] = ["/etc/cni/net.d/10-kprov.conflist", "/usr/local/sbin/kprov-pod-network"];
+
+/// What the items of one task change line by line: between two of them it has some of its lines.
+const LINE_BY_LINE: &str = "/etc/sysctl.d/90-kprov.conf";
 
 /// Prints what is at the managed paths: entries, digests, and the text of certificates and public keys. `$1`: whether the
 /// programs are read too, which takes a while.
@@ -15,7 +23,12 @@ roots=; for root in /etc/kubernetes /etc/containerd /etc/cni /etc/ssl/etcd /etc/
 find $roots ! -name '.kprov-*' ! -name '*.key.new' -printf 'entry %y %m %u:%g %s %p\t%l\n'
 [ "$1" = all ] || roots=$(echo $roots | sed 's|/opt/kprov||')
 find $roots -type f ! -name '.kprov-*' ! -name '*.key.new' -exec sha256sum {} + | sed 's/^/sum /'
+for file in OF_CLUSTER; do
+    [ ! -e $file ] || echo "sum $(sed -E '/^ip route replace .* via|-d [0-9.]+ -j RETURN$/d; s|"10\.233\.[0-9]+\.0/24"|POD|' $file |
+        sha256sum | cut -c -64)  $file"
+done
 for file in $(find $roots -name '*.crt' -o -name '*.key'); do echo "pem $file"; cat "$file"; echo; done
+[ ! -e LINE_BY_LINE ] || sed 's/^/line /' LINE_BY_LINE
 echo end
 "#;
 
@@ -33,13 +46,24 @@ struct Entry {
 pub struct Tree {
     entries: BTreeMap<String, Entry>,
     pems: BTreeMap<String, String>,
+    /// Of [`LINE_BY_LINE`].
+    lines: BTreeSet<String>,
 }
 
 impl Tree {
-    pub fn read(lab: &Lab, node: &str, all: bool) -> Self {
+    /// Those of all nodes.
+    pub fn read_all(lab: &Lab, all: bool) -> [(&'static str, Self); NODES.len()] {
+        std::thread::scope(|scope| {
+            let readers = NODES.map(|node| (node, scope.spawn(move || Self::read(lab, node, all))));
+            readers.map(|(node, reader)| (node, reader.join().unwrap()))
+        })
+    }
+
+    fn read(lab: &Lab, node: &str, all: bool) -> Self {
         let depth = if all { "all" } else { "quick" };
-        let text = ok(&mut lab.lab("exec", &[node, "--", "sh", "-euc", READ, "read", depth]));
-        let mut tree = Self { entries: BTreeMap::new(), pems: BTreeMap::new() };
+        let script = READ.replace("OF_CLUSTER", &OF_CLUSTER.join(" ")).replace("LINE_BY_LINE", LINE_BY_LINE);
+        let text = ok(&mut lab.lab("exec", &[node, "--", "sh", "-euc", &script, "read", depth]));
+        let mut tree = Self { entries: BTreeMap::new(), pems: BTreeMap::new(), lines: BTreeSet::new() };
         let mut pem = None;
         for line in text.lines() {
             if let Some(entry) = line.strip_prefix("entry ") {
@@ -47,7 +71,7 @@ impl Tree {
                 let [kind, mode, owner, size, path] = entry.splitn(5, ' ').collect::<Vec<_>>()[..] else {
                     panic!("{line}")
                 };
-                let size = if kind == "f" { size.parse().unwrap() } else { 0 };
+                let size = if kind == "f" && !OF_CLUSTER.contains(&path) { size.parse().unwrap() } else { 0 };
                 let [kind, mode, owner, link] = [kind, mode, owner, link].map(str::to_owned);
                 tree.entries.insert(path.to_owned(), Entry { kind, mode, owner, size, link, sha256: None });
             } else if let Some(sum) = line.strip_prefix("sum ") {
@@ -55,6 +79,8 @@ impl Tree {
                 tree.entries.get_mut(path).unwrap().sha256 = Some(sum.to_owned());
             } else if let Some(path) = line.strip_prefix("pem ") {
                 pem = Some(path.to_owned());
+            } else if let Some(line) = line.strip_prefix("line ") {
+                tree.lines.insert(line.to_owned());
             } else if let Some(path) = &pem {
                 tree.pems.entry(path.clone()).or_default().push_str(&format!("{line}\n"));
             }
@@ -70,7 +96,10 @@ impl Tree {
             let same = |other: &&Self| {
                 let Some(expected) = other.entries.get(path) else { return false };
                 let content = entry.sha256.is_none() || entry.sha256 == expected.sha256;
-                let whole = is_secret(path) || entry.size == expected.size && content;
+                let whole = match path.as_str() {
+                    LINE_BY_LINE => self.lines.is_subset(&other.lines),
+                    _ => is_secret(path) || entry.size == expected.size && content,
+                };
                 entry.kind == expected.kind && entry.link == expected.link && whole
             };
             if !others.iter().any(same) {
