@@ -97,13 +97,20 @@ pub(super) fn gather(root: &Root, view: View<'_>) -> Map {
     put(&mut facts, "kernel", kernel(view));
     put(&mut facts, "listening", sockets::listening(root));
     put(&mut facts, "capabilities", capabilities(&root.read("proc/1/status")));
-    // Opened, and nothing written: that alone tells of a read-only /proc/sys, and of a setting that is not this node's own.
-    let conntrack = root.path("proc/sys/net/netfilter/nf_conntrack_max");
-    put(&mut facts, "conntrack_writable", std::fs::OpenOptions::new().write(true).open(conntrack).is_ok());
+    put(&mut facts, "conntrack_writable", conntrack_writable(root));
     put(&mut facts, "disks", DISKS.iter().filter_map(|path| Some((*path, disk(Path::new(path))?))).collect::<Value>());
     put(&mut facts, "swap_on", root.read("proc/swaps").lines().count() > 1);
     put(&mut facts, "resolv_conf", resolv_conf(root));
     facts
+}
+
+/// Opened, and nothing written: that alone tells of a read-only /proc/sys, and of a setting that is not this node's own.
+fn conntrack_writable(root: &Root) -> bool {
+    match std::fs::OpenOptions::new().write(true).open(root.path("proc/sys/net/netfilter/nf_conntrack_max")) {
+        Ok(_) => true,
+        // The kernel makes it when the first rule loads the module: then it is a machine's own, and none of a container's.
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound && container(root).is_none(),
+    }
 }
 
 fn systemd_version(view: View<'_>) -> Option<i64> {
@@ -236,6 +243,16 @@ mod tests {
             strings(["chown", "sys_admin", "sys_resource"])
         );
         assert_eq!(capabilities(""), strings(Vec::<String>::new()));
+    }
+
+    #[test]
+    fn connection_tracking_is_a_machines_own_before_it_is_loaded_too() {
+        let file = ("proc/sys/net/netfilter/nf_conntrack_max", "262144\n");
+        let nspawn = ("run/systemd/container", "systemd-nspawn\n");
+        for (files, writable) in [(&[file][..], true), (&[], true), (&[nspawn], false)] {
+            let (_dir, root) = root(files);
+            assert_eq!(conntrack_writable(&root), writable, "{files:?}");
+        }
     }
 
     #[test]
