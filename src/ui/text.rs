@@ -3,6 +3,7 @@
 use super::{Show, summary, unified};
 use crate::engine::event::{Event, Status, Subject};
 use crate::modules::Grade;
+use crate::value::After;
 use console::style;
 
 pub fn event(show: Show, event: &Event) -> String {
@@ -14,7 +15,9 @@ pub fn event(show: Show, event: &Event) -> String {
             }
             let mut lines = format!("{} | {} | {}", subject.host, word(show, *status), title(subject));
             if show.plan && *status == Status::Changed && *grade != Grade::Exact {
-                let after = after.as_ref().map(|after| format!(", after {after}")).unwrap_or_default();
+                // What a task itself brings to light, as the packages that others depend on, has no task before it.
+                let other = |after: &&After| (&after.host, &after.task_id) != (&subject.host, &subject.task_id);
+                let after = after.as_ref().filter(other).map(|after| format!(", after {after}")).unwrap_or_default();
                 lines += &format!(" ({}{after})", grade.name().replace('_', " "));
             }
             if show.verbose && !show.plan {
