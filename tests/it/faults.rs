@@ -31,8 +31,9 @@ pub const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const LOCK: &str = "n1";
 /// Above the disk space that kprov asks for. Only what is written takes room on the machine.
 const NODE: [&str; 4] = ["--memory", "3G", "--disk", "10G"];
-/// For how long a run tries to reach a host again: long enough for one that is there.
-const RECONNECT: [&str; 2] = ["--reconnect-timeout", "15"];
+/// For how long a run tries to reach a host again: long enough for one that is there. And for how long it waits for the lock:
+/// that of a run that was killed this moment is free once its node has noticed.
+const PATIENCE: [&str; 4] = ["--reconnect-timeout", "15", "--lock-timeout", "10"];
 /// No run may hang.
 const RUN_WITHIN: Duration = Duration::from_secs(300);
 
@@ -296,7 +297,7 @@ impl<'a> Chain<'a> {
         // What a run has recorded is there to be gone on with when the first of its steps has changed something.
         let resumes = self.failed && !self.finished.is_empty() && self.random.below(2) == 0;
         args.extend(resumes.then_some("--resume"));
-        args.extend(RECONNECT);
+        args.extend(PATIENCE);
         let errors = lab.dir.path().join("stderr");
         let mut command = lab.command("apply", &args);
         let stderr = std::fs::File::create(&errors).unwrap();
