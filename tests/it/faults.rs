@@ -222,6 +222,8 @@ struct Chain<'a> {
     args: Vec<String>,
     /// What was done by an earlier run and still holds: task and host, and its title.
     finished: BTreeMap<(String, String), String>,
+    /// Hosts whose kubelet runs.
+    joined: BTreeSet<String>,
     identity: Identity,
     random: Random,
     /// How the last run ended.
@@ -249,6 +251,7 @@ impl<'a> Chain<'a> {
             boundaries,
             args: change.args(),
             finished,
+            joined: BTreeSet::new(),
             identity,
             random,
             failed: false,
@@ -338,7 +341,12 @@ impl<'a> Chain<'a> {
                 continue;
             }
             let (task, host, title) = (text_of(&event, "task_id"), text_of(&event, "host"), text_of(&event, "task"));
-            match event["status"].as_str().unwrap() {
+            let status = event["status"].as_str().unwrap();
+            if title == "Run kubelet" && matches!(status, "ok" | "changed") && self.joined.insert(host.clone()) {
+                // Another node: what routes the others have to it holds no longer.
+                self.finished.retain(|_, title| !routes_to_others(title));
+            }
+            match status {
                 "changed" => {
                     counts.1 += 1;
                     let before = self.finished.insert((task.clone(), host.clone()), title.clone());
@@ -457,6 +465,11 @@ fn is_handler(title: &str) -> bool {
 
 fn is_handler_id(task: &str) -> bool {
     task.contains(".h")
+}
+
+/// Tasks that depend on which nodes there are: a host goes on without one that has failed.
+fn routes_to_others(title: &str) -> bool {
+    title == "Install the routes and rules of the pod network"
 }
 
 /// Tasks that look at whether a service runs.
