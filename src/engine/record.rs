@@ -18,6 +18,7 @@ use crate::template::Scope;
 use indexmap::IndexMap;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,7 @@ const END: Duration = Duration::from_secs(10);
 /// Names a new run.
 pub fn header(options: &Options, hosts: &[String]) -> RunHeader {
     let now = jiff::Timestamp::now();
-    let id = format!("{}-{:06x}", now.strftime("%Y%m%dT%H%M%SZ"), now.subsec_nanosecond() >> 6 & 0xff_ffff);
+    let id = run_id(now);
     RunHeader {
         operator: operator(),
         started: now.as_second(),
@@ -48,6 +49,13 @@ pub fn header(options: &Options, hosts: &[String]) -> RunHeader {
         id,
         ..RunHeader::default()
     }
+}
+
+/// When it began, and 24 random bits: two operators may begin at the same tick of their clocks, and the lock goes by this.
+fn run_id(now: jiff::Timestamp) -> String {
+    // Keyed by the system's random numbers in every process.
+    let random = RandomState::new().hash_one(now) & 0xff_ffff;
+    format!("{}-{random:06x}", now.strftime("%Y%m%dT%H%M%SZ"))
 }
 
 /// `USER@HOST` of whoever runs this.
@@ -357,6 +365,13 @@ fn add(records: &mut Records, host: &str, id: String, running: bool, journal: &[
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_of_one_moment_have_different_names() {
+        let [one, other] = [run_id(jiff::Timestamp::UNIX_EPOCH), run_id(jiff::Timestamp::UNIX_EPOCH)];
+        assert_ne!(one, other);
+        assert!(one.starts_with("19700101T000000Z-") && one.len() == 23, "{one}");
+    }
 
     fn records(journals: &[(&str, &str, bool, &str)]) -> Records {
         let mut records = Records::default();
