@@ -53,7 +53,7 @@ e2e: packages versions build
 
 # make faults KPROV_FAULT_SEED=7 repeats what was printed with that seed; tests/it/faults.rs has the other variables.
 faults: packages artifacts build
-	KPROV_FAULT_STEPS=$${KPROV_FAULT_STEPS:-1} KPROV_FAULT_CHAINS=$${KPROV_FAULT_CHAINS:-8} \
+	KPROV_FAULT_STEPS=$${KPROV_FAULT_STEPS:-1} KPROV_FAULT_CHAINS=$${KPROV_FAULT_CHAINS:-1-8} \
 	    tests/e2e.sh $(KPROV) $(ARTIFACTS) $(LINE) faults::
 
 fidelity: packages versions build

@@ -7,9 +7,9 @@
 //!
 //! Only with `KPROV_E2E=1`; see `fixture.rs`. `KPROV_FAULT_SEED` picks kinds, hosts and moments (printed; default: the
 //! clock), `KPROV_FAULT_KINDS` which kinds there are, `KPROV_FAULT_STEPS` at which boundaries: every n-th, or a list of
-//! task ids; by default each kind comes once, at a random one of the first apply or the change. `KPROV_FAULT_CHAINS` is how
-//! many chains of each sort are run; with one for each kind and `KPROV_FAULT_STEPS=1` every kind meets every boundary
-//! (`make faults`).
+//! task ids; by default each kind comes once, at a random one of the first apply or the change. `KPROV_FAULT_CHAINS` says
+//! which chains of each sort are run, as in `1-8`; those eight, one for each kind, and `KPROV_FAULT_STEPS=1` have every kind
+//! meet every boundary (`make faults`). Chains may be shared out among several processes.
 
 #![expect(clippy::print_stdout, reason = "says what was done, and what reproduces it")]
 
@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use state::{Identity, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
+use std::ops::Range;
 use std::process::Stdio;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
@@ -42,22 +43,23 @@ fn a_run_can_be_killed_anywhere() {
     let Some(settings) = Settings::read() else { return };
     let plan = Plan::read();
     let steps = plan.steps.as_deref().unwrap_or_default();
-    println!("KPROV_FAULT_SEED={} KPROV_FAULT_STEPS={steps} KPROV_FAULT_CHAINS={}", plan.seed, plan.chains);
+    let (first, last) = (plan.chains.start + 1, plan.chains.end);
+    println!("KPROV_FAULT_SEED={} KPROV_FAULT_STEPS={steps} KPROV_FAULT_CHAINS={first}-{last}", plan.seed);
     let mut covered = Covered::default();
 
     let mut reference = None;
-    stage("the same without faults", || reference = Some(Reference::make(settings.clone())));
+    stage("the same without faults", || reference = Some(Reference::make(plan.cluster(&settings))));
     let reference = reference.unwrap();
-    for chain in 0..plan.chains {
-        let cluster = Cluster::new(Lab::up(settings.clone(), "faults", 3, &NODE));
+    for chain in plan.chains.clone() {
+        let cluster = plan.cluster(&settings);
         let identity = Identity::default();
         stage(&format!("a first apply, chain {}", chain + 1), || {
             Chain::new(&cluster, &plan, &reference, chain, Change::First, identity.clone()).run(&mut covered);
         });
         // Back and forth: each change begins on a cluster that has converged.
-        let rounds = if chain + 1 == plan.chains { plan.chains } else { 0 };
-        for round in 0..rounds {
-            let change = if round % 2 == 0 { Change::There } else { Change::Back };
+        let rounds = if chain + 1 == plan.chains.end { plan.chains.clone() } else { 0..0 };
+        for (number, round) in rounds.enumerate() {
+            let change = if number % 2 == 0 { Change::There } else { Change::Back };
             stage(&format!("a change of the configuration, chain {}", round + 1), || {
                 Chain::new(&cluster, &plan, &reference, round, change, identity.clone()).run(&mut covered);
             });
@@ -72,7 +74,8 @@ struct Plan {
     kinds: Vec<Kind>,
     /// Every n-th boundary, or task ids; `None`: as many boundaries as there are kinds.
     steps: Option<String>,
-    chains: usize,
+    /// Counted from 0.
+    chains: Range<usize>,
 }
 
 impl Plan {
@@ -85,8 +88,21 @@ impl Plan {
                 .map_or_else(clock, |seed| seed.parse().expect("KPROV_FAULT_SEED is a number")),
             kinds: kinds.unwrap_or_else(|| Kind::ALL.to_vec()),
             steps: read("KPROV_FAULT_STEPS"),
-            chains: read("KPROV_FAULT_CHAINS").map_or(1, |n| n.parse().expect("KPROV_FAULT_CHAINS is a number")),
+            chains: read("KPROV_FAULT_CHAINS").map_or(0..1, |chains| {
+                let bounds =
+                    chains.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+                let (first, last): (usize, usize) = bounds.expect("KPROV_FAULT_CHAINS is like 1-8");
+                assert!((1..=last).contains(&first), "KPROV_FAULT_CHAINS is like 1-8");
+                first - 1..last
+            }),
         }
+    }
+
+    /// New nodes, always with the same addresses, which are in the files that are compared.
+    fn cluster(&self, settings: &Settings) -> Cluster {
+        let (first, subnet) = (self.chains.start, format!("10.77.{}.0/24", 100 + self.chains.start));
+        let options = [&NODE[..], &["--subnet", &subnet]].concat();
+        Cluster::new(Lab::up(settings.clone(), &format!("faults{}", first + 1), 3, &options))
     }
 
     /// The boundaries of a chain: after which task, on which host, comes which kind. Another chain, other kinds.
@@ -196,8 +212,7 @@ struct Reference {
 }
 
 impl Reference {
-    fn make(settings: Settings) -> Self {
-        let cluster = Cluster::new(Lab::up(settings, "faults", 3, &NODE));
+    fn make(cluster: Cluster) -> Self {
         let run = |change: Change, kept: &[&str]| -> Vec<(String, String)> {
             let args = change.args();
             let (exit, events) = cluster.lab.json("apply", &args.iter().map(String::as_str).collect::<Vec<_>>());

@@ -43,7 +43,7 @@ impl Settings {
 /// Nodes `n1`, `n2`, … with an inventory; whatever happens, they do not outlive the test.
 pub struct Lab {
     pub settings: Settings,
-    name: &'static str,
+    name: String,
     pub dir: tempfile::TempDir,
 }
 
@@ -54,8 +54,8 @@ impl Drop for Lab {
 }
 
 impl Lab {
-    pub fn up(settings: Settings, name: &'static str, nodes: usize, args: &[&str]) -> Self {
-        let lab = Self { settings, name, dir: tempfile::tempdir().unwrap() };
+    pub fn up(settings: Settings, name: &str, nodes: usize, args: &[&str]) -> Self {
+        let lab = Self { settings, name: name.to_owned(), dir: tempfile::tempdir().unwrap() };
         let dir = lab.inventory();
         ok(lab.lab("up", &["--nodes", &nodes.to_string(), "--dir", dir.to_str().unwrap()]).args(args));
         lab
@@ -67,7 +67,7 @@ impl Lab {
 
     pub fn lab(&self, verb: &str, args: &[&str]) -> Command {
         let mut command = Command::new(&self.settings.kprov);
-        command.args(["lab", verb, "--name", self.name]).args(args);
+        command.args(["lab", verb, "--name", &self.name]).args(args);
         command
     }
 
