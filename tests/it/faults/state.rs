@@ -76,7 +76,10 @@ impl Tree {
                 tree.entries.insert(path.to_owned(), Entry { kind, mode, owner, size, link, sha256: None });
             } else if let Some(sum) = line.strip_prefix("sum ") {
                 let (sum, path) = sum.split_once("  ").unwrap();
-                tree.entries.get_mut(path).unwrap().sha256 = Some(sum.to_owned());
+                // One that has come since the entries were listed, from a task that goes on, is looked at the next time.
+                if let Some(entry) = tree.entries.get_mut(path) {
+                    entry.sha256 = Some(sum.to_owned());
+                }
             } else if let Some(path) = line.strip_prefix("pem ") {
                 pem = Some(path.to_owned());
             } else if let Some(line) = line.strip_prefix("line ") {
