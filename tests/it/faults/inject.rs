@@ -1,7 +1,8 @@
 //! The faults: how each is brought about, and how it is mended.
 
-use crate::fixture::{Lab, lines, ok};
+use crate::fixture::{Lab, eventually, lines, ok};
 use serde_json::Value;
+use std::net::TcpStream;
 use std::process::{Child, Command};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -144,6 +145,11 @@ impl Broken {
             Kind::Disk => empty(lab, host),
             _ => {}
         }
+        // An address that did not answer a moment ago may count as unreachable for a moment more.
+        let address = lab.address(host);
+        eventually(&format!("{host} to be reachable"), || {
+            TcpStream::connect((address.as_str(), 22)).map(drop).map_err(|error| error.to_string())
+        });
     }
 
     /// Somebody makes room on a full disk before a run has ended, where it waits for what cannot be without.
