@@ -119,7 +119,7 @@ impl Plan {
         let chosen: Vec<_> = match &self.steps {
             None => {
                 // What every run comes to: a handler may have run while its host was disturbed already.
-                hosts.retain(|(task, _)| !is_handler_id(task));
+                hosts.retain(|(task, _)| !is_handler(task));
                 // One half of the kinds in the first apply, the other in the change.
                 Random::new(self.seed).shuffle(&mut kinds);
                 let others = kinds.split_off(kinds.len().div_ceil(2));
@@ -296,7 +296,7 @@ impl<'a> Chain<'a> {
             }
         }
         let missed = self.boundaries.iter().filter(|at| !at.done).map(|at| &at.task);
-        let (handlers, missed): (Vec<_>, Vec<_>) = missed.partition(|task| is_handler_id(task));
+        let (handlers, missed): (Vec<_>, Vec<_>) = missed.partition(|task| is_handler(task));
         if !handlers.is_empty() {
             println!("  handlers that ran only where their host was disturbed already: {handlers:?}");
         }
@@ -365,7 +365,7 @@ impl<'a> Chain<'a> {
                 "changed" => {
                     counts.1 += 1;
                     let before = self.finished.insert((task.clone(), host.clone()), title.clone());
-                    if before.is_some() && !is_handler(&title) {
+                    if before.is_some() && !is_handler(&task) {
                         repeated.push(format!("{host}: {task} {title}"));
                     }
                 }
@@ -474,11 +474,7 @@ impl<'a> Chain<'a> {
 }
 
 /// A handler may have to run again after it has run: what notified it is done once more.
-fn is_handler(title: &str) -> bool {
-    title.starts_with("Restart ")
-}
-
-fn is_handler_id(task: &str) -> bool {
+fn is_handler(task: &str) -> bool {
     task.contains(".h")
 }
 
