@@ -1,6 +1,6 @@
 # make test   everything that needs no node            make e2e    a real cluster on lab nodes, and what it has to do
 # make demo   the README's main job                    make bench  the numbers
-# make faults every kind of fault at every boundary between tasks (hours)   make fidelity   plans against applies, of make e2e
+# make faults every kind of fault at every boundary between tasks (2 h)     make fidelity   plans against applies, of make e2e
 # make lint   fmt, clippy, deny
 
 SHELL := /bin/bash

@@ -114,6 +114,9 @@ impl Plan {
                 None => hosts.push((task, vec![host])),
             }
         }
+        // Which tasks end first is not the same each time.
+        hosts.sort_by_cached_key(|(task, _)| by_number(task));
+        hosts.iter_mut().for_each(|(_, hosts)| hosts.sort_unstable());
         let mut random = Random::new(self.seed.wrapping_add(chain as u64));
         let (mut kinds, mut first_in_row) = (self.kinds.clone(), 0);
         let chosen: Vec<_> = match &self.steps {
@@ -476,6 +479,11 @@ impl<'a> Chain<'a> {
 /// A handler may have to run again after it has run: what notified it is done once more.
 fn is_handler(task: &str) -> bool {
     task.contains(".h")
+}
+
+/// 4.9 comes before 4.10.
+fn by_number(task: &str) -> Vec<(u32, &str)> {
+    task.split('.').map(|part| (part.trim_start_matches('h').parse().unwrap_or(0), part)).collect()
 }
 
 /// Tasks that depend on which nodes there are: a host goes on without one that has failed.
