@@ -286,6 +286,7 @@ impl<'a> Chain<'a> {
             for fault in broken {
                 fault.mend(&self.cluster.lab);
             }
+            faults.iter().for_each(|(_, host)| inject::reachable(&self.cluster.lab, host));
             self.look();
             for (kind, host) in &faults {
                 covered.add(self.change, *kind);

@@ -145,11 +145,6 @@ impl Broken {
             Kind::Disk => empty(lab, host),
             _ => {}
         }
-        // An address that did not answer a moment ago may count as unreachable for a moment more.
-        let address = lab.address(host);
-        eventually(&format!("{host} to be reachable"), || {
-            TcpStream::connect((address.as_str(), 22)).map(drop).map_err(|error| error.to_string())
-        });
     }
 
     /// Somebody makes room on a full disk before a run has ended, where it waits for what cannot be without.
@@ -159,6 +154,14 @@ impl Broken {
             self.over = true;
         }
     }
+}
+
+/// Waits until ssh listens: an address that did not answer a moment ago may count as unreachable for a moment more.
+pub fn reachable(lab: &Lab, host: &str) {
+    let address = lab.address(host);
+    eventually(&format!("{host} to be reachable"), || {
+        TcpStream::connect((address.as_str(), 22)).map(drop).map_err(|error| error.to_string())
+    });
 }
 
 /// Mends a fault while the run goes on.
