@@ -122,7 +122,7 @@ impl Plan {
         let chosen: Vec<_> = match &self.steps {
             None => {
                 // What every run comes to: a handler may have run while its host was disturbed already.
-                hosts.retain(|(task, _)| !is_handler(task));
+                hosts.retain(|(task, _)| !is_handler_id(task));
                 // One half of the kinds in the first apply, the other in the change.
                 Random::new(self.seed).shuffle(&mut kinds);
                 let others = kinds.split_off(kinds.len().div_ceil(2));
@@ -300,7 +300,7 @@ impl<'a> Chain<'a> {
             }
         }
         let missed = self.boundaries.iter().filter(|at| !at.done).map(|at| &at.task);
-        let (handlers, missed): (Vec<_>, Vec<_>) = missed.partition(|task| is_handler(task));
+        let (handlers, missed): (Vec<_>, Vec<_>) = missed.partition(|task| is_handler_id(task));
         if !handlers.is_empty() {
             println!("  handlers that ran only where their host was disturbed already: {handlers:?}");
         }
@@ -363,13 +363,13 @@ impl<'a> Chain<'a> {
             let status = event["status"].as_str().unwrap();
             if title == "Run kubelet" && matches!(status, "ok" | "changed") && self.joined.insert(host.clone()) {
                 // Another node: what routes the others have to it holds no longer.
-                self.finished.retain(|_, title| !routes_to_others(title));
+                self.finished.retain(|(task, _), title| !routes_to_others(task, title));
             }
             match status {
                 "changed" => {
                     counts.1 += 1;
                     let before = self.finished.insert((task.clone(), host.clone()), title.clone());
-                    if before.is_some() && !is_handler(&task) {
+                    if before.is_some() && !is_restart(&title) {
                         repeated.push(format!("{host}: {task} {title}"));
                     }
                 }
@@ -477,8 +477,12 @@ impl<'a> Chain<'a> {
     }
 }
 
-/// A handler may have to run again after it has run: what notified it is done once more.
-fn is_handler(task: &str) -> bool {
+/// A restart may have to be made again: what notified it is done once more.
+fn is_restart(title: &str) -> bool {
+    title.starts_with("Restart ")
+}
+
+fn is_handler_id(task: &str) -> bool {
     task.contains(".h")
 }
 
@@ -487,9 +491,11 @@ fn by_number(task: &str) -> Vec<(u32, &str)> {
     task.split('.').map(|part| (part.trim_start_matches('h').parse().unwrap_or(0), part)).collect()
 }
 
-/// Tasks that depend on which nodes there are: a host goes on without one that has failed.
-fn routes_to_others(title: &str) -> bool {
+/// What depends on which nodes there are, for a host goes on without one that has failed: the routes, and the handler that
+/// they notify.
+fn routes_to_others(task: &str, title: &str) -> bool {
     title == "Install the routes and rules of the pod network"
+        || is_handler_id(task) && title == "Set the routes and rules of the pod network"
 }
 
 /// Tasks that look at whether a service runs.
